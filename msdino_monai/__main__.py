@@ -1,0 +1,95 @@
+"""`python -m msdino_monai <verb>`: everything that is not a bundle run."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import fire
+
+from msdino_monai.errors import UserError
+from msdino_monai.flags import check_flags, flag_names
+
+# Each verb is imported only when it is called, so that `--help` answers at once.
+VERBS = {
+    "cohort": ("msdino_monai.images.cohort", "write_cohort", "write a synthetic multi-hospital chest X-ray cohort"),
+    "survey": (
+        "msdino_monai.images.survey",
+        "survey",
+        "read a folder of radiographs: what is usable, what is not, why",
+    ),
+}
+
+
+def overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {verb:<{width}}  {summary}" for verb, (_, _, summary) in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: python -m msdino_monai <verb> [--flag value ...]",
+            "",
+            *lines,
+            "",
+            "python -m msdino_monai <verb> --help explains one. Research software, not a medical device.",
+        ]
+    )
+
+
+def explain(verb: str, function: Callable[..., Any]) -> str:
+    """The help of one verb: its docstring and its flags with their defaults."""
+    flags = []
+    for parameter in inspect.signature(function).parameters.values():
+        required = parameter.default is parameter.empty
+        flags.append(f"  --{parameter.name:<22} {'required' if required else f'default: {parameter.default}'}")
+    return "\n".join(
+        [f"usage: python -m msdino_monai {verb} [--flag value ...]", "", inspect.getdoc(function) or "", "", *flags]
+    )
+
+
+def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Refuse flags the function does not have and flags it cannot do without."""
+    parameters = inspect.signature(function).parameters
+    check_flags(arguments, list(parameters))
+    given = set(flag_names(arguments))
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    if missing:
+        raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
+    if arguments and not arguments[0].startswith("-"):
+        raise UserError(f"unexpected {arguments[0]!r}; settings are given as --flag value.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong use, 3 done but some files quarantined."""
+    verb, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
+    if verb in ("", "-h", "--help", "help"):
+        print(overview())
+        return 0
+    if verb not in VERBS:
+        print(f"msdino_monai: unknown verb {verb!r}; it is one of: {', '.join(VERBS)}.", file=sys.stderr)
+        return 2
+    module, name, _ = VERBS[verb]
+    function = getattr(importlib.import_module(module), name)
+    if {"-h", "--help"} & set(arguments):
+        print(explain(verb, function))
+        return 0
+    try:
+        check_arguments(function, arguments)
+    except UserError as error:
+        print(f"msdino_monai {verb}: {error}", file=sys.stderr)
+        return 2
+    try:
+        status = fire.Fire(function, command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None)
+    except UserError as error:
+        print(f"msdino_monai {verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"msdino_monai {verb}: interrupted.", file=sys.stderr)
+        return 130
+    return int(status or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

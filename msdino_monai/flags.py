@@ -1,0 +1,30 @@
+"""Command-line flags, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+from msdino_monai.errors import UserError
+
+_FLAG = re.compile(r"--?([A-Za-z_][\w-]*)(?:=.*)?", re.DOTALL)
+
+
+def flag_names(argv: Iterable[str]) -> list[str]:
+    """The names of all `--flag value` and `--flag=value` in `argv`, dashes read as underscores."""
+    matches = (_FLAG.fullmatch(argument) for argument in argv)
+    return [match[1].replace("-", "_") for match in matches if match]
+
+
+def check_flags(argv: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse unknown and repeated flags, which fire and MONAI would silently ignore or overwrite."""
+    seen = set()
+    for name in flag_names(argv):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean --{close[0]}?" if close else f"known are: {', '.join(f'--{k}' for k in known)}."
+            raise UserError(f"unknown flag --{name}; {hint}")
+        if name in seen:
+            raise UserError(f"--{name} is given twice; give it once (several values: --{name} a,b).")
+        seen.add(name)

@@ -1,0 +1,1 @@
+"""Shuffling, sealing and storing patch embeddings."""

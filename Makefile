@@ -1,0 +1,39 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+WORKERS ?= 2
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   install, then walk the whole way on a synthetic cohort; pictures in $(DEMO)/"
+	@echo "make test   the test suite"
+	@echo "make lint   formatting, lint and types"
+	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
+
+# torch first and alone: its wheel decides what else is downloaded.
+$(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@touch $@
+
+demo: $(VENV)/.installed
+	PYTHON=$(BIN)/python DEMO=$(DEMO) bash demo.sh
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/read_dicom.py --output_file docs/benchmarks/read_dicom.json
+	$(BIN)/python benchmarks/token_store.py --output_file docs/benchmarks/token_store.json
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

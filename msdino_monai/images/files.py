@@ -1,0 +1,76 @@
+"""Finding images in a folder, and knowing a file by its content rather than by its name."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+from msdino_monai.errors import RadiographError, UserError
+
+DICOM, RASTER, NIFTI = "DICOM", "raster", "NIfTI"
+
+# Beside images, never images; anything else that looks odd is reported rather than passed over.
+_NOT_IMAGES = {
+    ".csv",
+    ".json",
+    ".log",
+    ".md",
+    ".pdf",
+    ".py",
+    ".sha256",
+    ".tsv",
+    ".txt",
+    ".xlsx",
+    ".xml",
+    ".yaml",
+    ".yml",
+}
+
+
+def find_images(folder: str | Path) -> list[str]:
+    """All files below `folder` that may be images, as sorted relative paths."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"dataset_dir {str(folder)!r} is not a folder; give the folder that holds the images.")
+    found = []
+    for directory, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith((".", "DICOMDIR")) and Path(name).suffix.lower() not in _NOT_IMAGES:
+                found.append(Path(directory, name).relative_to(root).as_posix())
+    if not found:
+        raise UserError(
+            f"no images in {str(folder)!r}; give the folder that holds the DICOM, PNG, JPEG or NIfTI files."
+        )
+    return sorted(found)
+
+
+def kind_of(path: str | Path) -> str:
+    """DICOM, RASTER or NIFTI, by the file's first bytes."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(352)
+    except OSError as error:
+        raise RadiographError(
+            "open", error.strerror or str(error), "check that the file is there and readable"
+        ) from error
+    if not head:
+        raise RadiographError("open", "the file is empty", "copy it again from its source")
+    if head[128:132] == b"DICM":
+        return DICOM
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")):
+        return RASTER
+    if head.startswith(b"\x1f\x8b"):
+        head = _gunzip_head(path)
+    if head[344:348] in (b"n+1\0", b"ni1\0") or head[4:8] == b"n+2\0":
+        return NIFTI
+    raise RadiographError("open", "not DICOM, PNG, JPEG or NIfTI", "convert it, or leave it out")
+
+
+def _gunzip_head(path: str | Path) -> bytes:
+    try:
+        with gzip.open(path) as file:
+            return file.read(352)
+    except (OSError, EOFError) as error:
+        raise RadiographError("open", f"broken gzip: {error}", "copy it again from its source") from error

@@ -1,0 +1,72 @@
+"""The files a run could not use, and those somebody should look at: one row each."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from msdino_monai.errors import RadiographError
+
+HEADER = ("file", "step", "reason", "what to do")
+
+
+class Quarantine:
+    """`quarantine.csv` and `flagged.csv` in one folder, safe to write from several processes.
+
+    Both name files, so the folder belongs to the hospital and is never part of what leaves it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.quarantined = Path(folder, "quarantine.csv")
+        self.flagged = Path(folder, "flagged.csv")
+
+    def clear(self) -> None:
+        """Begin a run: files that were refused before get another chance."""
+        self.quarantined.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.quarantined, self.flagged):
+            path.unlink(missing_ok=True)
+
+    def reject(self, file: str, error: RadiographError) -> None:
+        _append(self.quarantined, (file, error.step, error.reason, error.advice))
+
+    def flag(self, file: str, reason: str) -> None:
+        _append(self.flagged, (file, "look", reason, "it was used; look at it before anything leaves the hospital"))
+
+    def rejected(self) -> list[dict[str, str]]:
+        return list(_rows(self.quarantined))
+
+    def suspicious(self) -> list[dict[str, str]]:
+        return list(_rows(self.flagged))
+
+    def summary(self) -> str:
+        """One line for the end of a run; empty if every file was used without remark."""
+        parts = []
+        if rejected := len(self.rejected()):
+            parts.append(f"{rejected} quarantined, see {self.quarantined}")
+        if flagged := len(self.suspicious()):
+            parts.append(f"{flagged} used but worth a look, see {self.flagged}")
+        return "; ".join(parts)
+
+
+def _append(path: Path, row: tuple[str, ...]) -> None:
+    line = io.StringIO()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # loader workers and ranks share the file
+        writer = csv.writer(line)
+        if os.fstat(descriptor).st_size == 0:
+            writer.writerow(HEADER)
+        writer.writerow([" ".join(text.split()) if text.isprintable() else ascii(text) for text in row])
+        os.write(descriptor, line.getvalue().encode())
+    finally:
+        os.close(descriptor)
+
+
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            yield from csv.DictReader(file)

@@ -1,0 +1,52 @@
+"""What every reader returns, and the rules by which a radiograph is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+# Computed and digital radiography, fluoroscopy, radiographic film, and what secondary captures call themselves.
+RADIOGRAPH_MODALITIES = ("CR", "DX", "RF", "RG", "OT", "SC", "")
+
+# Larger than any detector: a header that claims more is broken or hostile.
+MAX_PIXELS = 200_000_000
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which files a hospital is willing to use; whatever they refuse is quarantined with the setting's name."""
+
+    modalities: Sequence[str] | None = RADIOGRAPH_MODALITIES
+    allow_lateral: bool = False
+    allow_burned_in_annotation: bool = False
+    allow_first_frame: bool = False
+    allow_for_processing: bool = False
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How stored rows and columns become the picture a radiologist sees: transpose first, then flip."""
+
+    transpose: bool = False
+    flip_rows: bool = False
+    flip_columns: bool = False
+
+    def apply(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Turn the last two dimensions upright."""
+        if self.transpose:
+            pixels = pixels.transpose(-2, -1)  # (..., H, W) -> (..., W, H)
+        flipped = [dim for dim, flip in ((-2, self.flip_rows), (-1, self.flip_columns)) if flip]
+        return pixels.flip(flipped) if flipped else pixels
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """Pixels (H, W) in the file's own grid, windowed, in any linear scale, and how to show them."""
+
+    pixels: torch.Tensor
+    inverted: bool = False  # dense tissue has the low values
+    orientation: Orientation = Orientation()
+    spacing: tuple[float, float] | None = None  # mm between rows, between columns; only their ratio shapes the picture
+    flags: tuple[str, ...] = ()

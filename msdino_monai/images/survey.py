@@ -1,0 +1,76 @@
+"""`python -m msdino_monai survey`: look at a folder of radiographs before anything else is done with it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import torch
+from monai.data import DataLoader
+from monai.data.utils import no_collation
+from tqdm import tqdm
+
+from msdino_monai.images.contact_sheet import contact_sheet
+from msdino_monai.images.dataset import UsableImages
+from msdino_monai.images.files import find_images
+from msdino_monai.images.quarantine import Quarantine
+from msdino_monai.images.transforms import LoadRadiographd
+
+
+def survey(
+    dataset_dir: str,
+    output_dir: str,
+    img_size: int = 224,
+    num_workers: int = 0,
+    pictures: int = 60,
+    allow_lateral: bool = False,
+    allow_burned_in_annotation: bool = False,
+    allow_first_frame: bool = False,
+    allow_for_processing: bool = False,
+) -> int:
+    """Read every radiograph in a folder as the networks would, and say what is usable, what is not, and why.
+
+    Writes survey.json (counts), quarantine.csv (files that cannot be used: step, reason, what to do), flagged.csv
+    (used, but worth a look) and contact_sheet.png (what the networks see). All of it names files: keep it inside the
+    hospital. Exit status 0: all usable; 3: some are quarantined; 1: failed.
+    """
+    images = find_images(str(dataset_dir))
+    output = Path(str(output_dir))
+    output.mkdir(parents=True, exist_ok=True)
+    quarantine = Quarantine(output)
+    quarantine.clear()
+    load = LoadRadiographd(
+        keys="image",
+        img_size=img_size,
+        allow_lateral=allow_lateral,
+        allow_burned_in_annotation=allow_burned_in_annotation,
+        allow_first_frame=allow_first_frame,
+        allow_for_processing=allow_for_processing,
+    )
+    usable = UsableImages([{"image": image} for image in images], load, str(dataset_dir), quarantine)
+    shown: list[torch.Tensor] = []
+    names: list[str] = []
+    count = 0
+    loader = DataLoader(usable, batch_size=None, num_workers=num_workers, collate_fn=no_collation)
+    for sample in tqdm(loader, desc="survey", unit=" images", disable=not sys.stderr.isatty()):
+        count += 1
+        if len(shown) < pictures:
+            shown.append(sample["image"].as_tensor()[0])  # (1, H, W) -> (H, W)
+            names.append(sample["file"])
+    reasons = Counter(f"{row['step']}: {row['reason']}" for row in quarantine.rejected())
+    report = {
+        "files": len(images),
+        "usable": count,
+        "quarantined": len(images) - count,
+        "flagged": len(quarantine.suspicious()),
+        "reasons": dict(reasons.most_common()),
+    }
+    (output / "survey.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if shown:
+        contact_sheet(shown, names, f"{count} usable of {len(images)} files, as the networks see them").save(
+            output / "contact_sheet.png"
+        )
+    print(f"{count} of {len(images)} files are usable; {quarantine.summary() or 'none quarantined'}.")
+    return 3 if count < len(images) else 0

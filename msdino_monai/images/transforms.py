@@ -1,0 +1,96 @@
+"""The one transform that turns a file into what every network here sees."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from monai.utils import ensure_tuple_rep
+
+from msdino_monai.errors import RadiographError
+from msdino_monai.images.dicom import read_dicom
+from msdino_monai.images.display import fit, pad, stretch
+from msdino_monai.images.files import DICOM, RASTER, kind_of
+from msdino_monai.images.nifti import read_nifti
+from msdino_monai.images.radiograph import RADIOGRAPH_MODALITIES, Radiograph, Rules
+from msdino_monai.images.raster import read_raster
+
+
+def read_radiograph(path: str | Path, rules: Rules = Rules()) -> Radiograph:  # noqa: B008 -- frozen
+    """Read a DICOM, PNG, JPEG or NIfTI radiograph, known by its content; what cannot be used is a `RadiographError`."""
+    kind = kind_of(path)
+    if kind == DICOM:
+        return read_dicom(path, rules)
+    return read_raster(path) if kind == RASTER else read_nifti(path, rules)
+
+
+class LoadRadiograph(Transform):
+    """A file to a (1, H, W) float image as a radiologist sees it: upright, air 0, dense 1, undistorted, padded.
+
+    Args:
+        img_size: height and width of the result, or one number for a square.
+        modalities: DICOM modalities that are used; `None` for all.
+        allow_lateral: use images whose header says lateral (files without a header cannot say).
+        allow_burned_in_annotation: use images whose header says annotations are burned into the pixels.
+        allow_first_frame: use the first frame of a multi-frame file.
+        allow_for_processing: use raw detector data, which looks unlike what radiologists see.
+    """
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        modalities: Sequence[str] | None = RADIOGRAPH_MODALITIES,
+        allow_lateral: bool = False,
+        allow_burned_in_annotation: bool = False,
+        allow_first_frame: bool = False,
+        allow_for_processing: bool = False,
+    ) -> None:
+        self.img_size: tuple[int, int] = ensure_tuple_rep(img_size, 2)
+        if min(self.img_size) < 1:
+            raise ValueError(f"img_size must be positive, got {img_size}.")
+        self.rules = Rules(
+            tuple(modalities) if modalities is not None else None,
+            allow_lateral,
+            allow_burned_in_annotation,
+            allow_first_frame,
+            allow_for_processing,
+        )
+
+    def __call__(self, path: str | Path) -> MetaTensor:
+        radiograph = read_radiograph(path, self.rules)
+        turn = radiograph.orientation
+        size = self.img_size[::-1] if turn.transpose else self.img_size
+        rows, columns = radiograph.spacing or (1.0, 1.0)
+        pixels = fit(radiograph.pixels, size, aspect=rows / columns)
+        if not torch.isfinite(pixels).all():
+            raise RadiographError(
+                "contrast", "pixels that are not finite numbers", "send an image without NaN or infinity"
+            )
+        pixels = stretch(-pixels if radiograph.inverted else pixels)
+        pixels = pad(turn.apply(pixels), self.img_size)
+        meta = {
+            "filename_or_obj": str(path),
+            "stored_shape": tuple(radiograph.pixels.shape),
+            "orientation": (turn.transpose, turn.flip_rows, turn.flip_columns),
+            "flags": ", ".join(radiograph.flags),
+        }
+        return MetaTensor(pixels[None].contiguous(), meta=meta)  # (H, W) -> (1, H, W)
+
+
+class LoadRadiographd(MapTransform):
+    """Dictionary version of `LoadRadiograph`."""
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False, **settings: Any) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.load = LoadRadiograph(**settings)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        loaded = dict(data)
+        for key in self.key_iterator(loaded):
+            loaded[key] = self.load(loaded[key])
+        return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import sys
@@ -16,11 +17,14 @@ from msdino_monai.flags import check_flags, flag_names
 # Each verb is imported only when it is called, so that `--help` answers at once.
 VERBS = {
     "cohort": ("msdino_monai.images.cohort", "write_cohort", "write a synthetic multi-hospital chest X-ray cohort"),
+    "keygen": ("msdino_monai.vault.keygen", "keygen", "make key pairs for a coordinator or a site"),
+    "receive": ("msdino_monai.vault.receive", "receive", "check an export whole and write a receipt"),
     "survey": (
         "msdino_monai.images.survey",
         "survey",
         "read a folder of radiographs: what is usable, what is not, why",
     ),
+    "withdraw": ("msdino_monai.exporting.withdraw", "withdraw", "take a patient out of an export"),
 }
 
 
@@ -61,6 +65,18 @@ def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> N
         raise UserError(f"unexpected {arguments[0]!r}; settings are given as --flag value.")
 
 
+def _reads_text(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep what is text as it was typed: fire would turn a patient `007` into 7 and a site `1e5` into 100000.0."""
+    parameters = inspect.signature(function).parameters.values()
+    text = {p.name: str for p in parameters if str(p.annotation).startswith(("str", "<class 'str'>"))}
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **flags: Any) -> Any:
+        return function(*arguments, **flags)
+
+    return fire.decorators.SetParseFns(**text)(call)  # type: ignore[no-any-return]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status: 0 done, 1 failed, 2 wrong use, 3 done but some files quarantined."""
     verb, *arguments = (sys.argv[1:] if argv is None else argv) or [""]
@@ -81,7 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"msdino_monai {verb}: {error}", file=sys.stderr)
         return 2
     try:
-        status = fire.Fire(function, command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None)
+        status = fire.Fire(
+            _reads_text(function), command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None
+        )
     except UserError as error:
         print(f"msdino_monai {verb}: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from msdino_monai.errors import UserError
 
-_FLAG = re.compile(r"--?([A-Za-z_][\w-]*)(?:=.*)?", re.DOTALL)
+_FLAG = re.compile(r"--?([A-Za-z_][\w-]*(?:(?:#|::)[^=]*)?)(?:=.*)?", re.DOTALL)
 
 
 def flag_names(argv: Iterable[str]) -> list[str]:
@@ -18,13 +18,21 @@ def flag_names(argv: Iterable[str]) -> list[str]:
 
 
 def check_flags(argv: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse unknown and repeated flags, which fire and MONAI would silently ignore or overwrite."""
+    """Refuse unknown and repeated flags, which fire and MONAI would silently ignore or overwrite.
+
+    MONAI's `--train#trainer#max_epochs` is known where `train` is.
+    """
     seen = set()
     for name in flag_names(argv):
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean --{close[0]}?" if close else f"known are: {', '.join(f'--{k}' for k in known)}."
-            raise UserError(f"unknown flag --{name}; {hint}")
+        top = re.split("#|::", name)[0]
+        if top not in known:
+            close = difflib.get_close_matches(top, known, n=1)
+            few = (
+                f"known are: {', '.join(f'--{k}' for k in known)}."
+                if len(known) <= 12
+                else "see the table of settings."
+            )
+            raise UserError(f"unknown flag --{name}; " + (f"did you mean --{close[0]}?" if close else few))
         if name in seen:
             raise UserError(f"--{name} is given twice; give it once (several values: --{name} a,b).")
         seen.add(name)

@@ -1,0 +1,56 @@
+"""What an export would take, before anything is written."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from msdino_monai.exporting.handler import ExportHandler
+from msdino_monai.exporting.views import views_as_batch
+
+
+class DryRun:
+    """Reads every image as the export would, embeds it, and throws the tokens away.
+
+    Args:
+        loader: batches of views.
+        handler: the export that is planned; it is not opened.
+        network: the patch embedding.
+    """
+
+    def __init__(self, loader: Iterable[Mapping[str, Any]], handler: ExportHandler, network: torch.nn.Module) -> None:
+        self.loader, self.handler, self.network = loader, handler, network
+
+    def run(self) -> None:
+        """Print how many files are usable, how large the export will be, how long it will take, and what is free."""
+        images, handler = self.handler.images, self.handler
+        images.quarantine.clear()
+        usable, start = 0, time.perf_counter()
+        progress = tqdm(total=len(images.data), desc="dry run", unit=" images", disable=not sys.stderr.isatty())
+        with torch.inference_mode(), progress:
+            for batch in self.loader:
+                tokens = self.network(views_as_batch(batch)[0])
+                usable += len(tokens) // handler.num_views
+                progress.update(len(tokens) // handler.num_views)
+        seconds = time.perf_counter() - start
+        size = usable * handler.description.layout.record.itemsize
+        free = shutil.disk_usage(existing_parent(handler.output_dir)).free
+        print(f"{usable} of {len(images.data)} files are usable.")
+        print(f"The export will take {size / 1e6:.1f} MB of {free / 1e6:.0f} MB free, and about {seconds:.0f} s.")
+        if size > free:
+            print(
+                f"NOT ENOUGH SPACE in {handler.output_dir}: free {(size - free) / 1e6:.0f} MB, or name another folder."
+            )
+
+
+def existing_parent(path: Path) -> Path:
+    """The nearest folder that is already there."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())

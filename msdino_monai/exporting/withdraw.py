@@ -1,0 +1,51 @@
+"""`python -m msdino_monai withdraw`: a patient takes back what was exported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from msdino_monai.errors import UserError
+from msdino_monai.exporting.keys import signing_key_in
+from msdino_monai.settings import is_command_line
+from msdino_monai.vault import ExportState, withdraw_patient
+from msdino_monai.vault.atomic import write_file
+
+
+def remember_command(state: ExportState) -> None:
+    """Note, in the hospital's own folder, how this export is made, so that a withdrawal can complete it again."""
+    if is_command_line():
+        command = {"folder": str(Path.cwd()), "arguments": sys.argv[1:]}
+        write_file(state.folder / "command.json", json.dumps(command).encode(), private=True)
+
+
+def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str = "", export_again: bool = True) -> int:
+    """Take a patient out of an export, and never export that patient again.
+
+    The hospital cannot open what it sealed, so every shard that holds the patient is removed, first from the manifest,
+    then from the disk; then the export's own command is run once more and brings the other images of those shards back
+    (--export_again false leaves that to you). Send the folder to the coordinator again, and ask for the old one to be
+    deleted: nobody can take back what has left. --patient_id is DICOM's Patient ID, or the datalist's `patient`.
+    """
+    folder, arguments = _command(Path(state_dir)) if export_again else ("", [])
+    result = withdraw_patient(state_dir, output_dir, patient_id, signing_key or signing_key_in(state_dir))
+    print(f"{result.images} images of the patient are withdrawn; {result.again} others must be exported again.")
+    if not export_again or result.again == 0:
+        return 0
+    command = [sys.executable, "-m", "monai.bundle", *arguments]
+    status = subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603 -- as the user typed it
+    if status not in (0, 3):
+        raise UserError("the patient is withdrawn, but the export did not complete; run its command again.")
+    return 0
+
+
+def _command(state_dir: Path) -> tuple[str, list[str]]:
+    try:
+        stored = json.loads((state_dir.expanduser() / "command.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(
+            f"{state_dir} does not know the command of its export; give --export_again false, then run it yourself."
+        ) from None
+    return str(stored["folder"]), list(stored["arguments"])

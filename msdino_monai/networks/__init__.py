@@ -1,0 +1,6 @@
+"""Networks shared by the bundles."""
+
+from msdino_monai.networks.patch_embedding import PatchEmbedding
+from msdino_monai.networks.vit import ViTBody
+
+__all__ = ["PatchEmbedding", "ViTBody"]

@@ -1,0 +1,82 @@
+"""What every bundle does with its settings, before it does anything else, and with its exit status, after."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from msdino_monai.distributed import rank, under_torchrun
+from msdino_monai.errors import UserError
+from msdino_monai.flags import check_flags
+from msdino_monai.images.quarantine import Quarantine
+
+# What `monai.bundle run` itself takes.
+_RUN_FLAGS = (
+    *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
+    *("workflow_type", "workflow_name", "bundle_root"),
+)
+
+
+def is_command_line() -> bool:
+    """True where `python -m monai.bundle` started this process, and not somebody's own program."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def check_settings(required: Mapping[str, Any]) -> None:
+    """Refuse unknown and repeated flags, and required settings without a value; make errors one line.
+
+    MONAI keeps the last of repeated flags, ignores unknown ones, and runs an empty `dataset_dir` to a happy end.
+    """
+    if is_command_line():
+        sys.excepthook = one_line_excepthook
+        check_flags(sys.argv[2:], [*known_settings(sys.argv), *_RUN_FLAGS])
+    missing = [name for name, value in required.items() if value is None or value == ""]
+    if missing:
+        raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
+
+
+def known_settings(argv: Sequence[str]) -> list[str]:
+    """The top-level names of the config files on a command line."""
+    given = [value for flag, value in _flag_values(argv) if flag == "config_file"]
+    files = [part.strip(" '\"") for value in given for part in value.strip("[]()").split(",")]
+    return [name for file in files for name in ConfigParser.load_config_file(file) if not name.startswith("_")]
+
+
+def _flag_values(argv: Sequence[str]) -> list[tuple[str, str]]:
+    joined = [argument.lstrip("-").split("=", 1) for argument in argv if argument.startswith("--") and "=" in argument]
+    apart = [(flag.lstrip("-"), value) for flag, value in pairwise(argv) if flag.startswith("--") and "=" not in flag]
+    return [(flag, value) for flag, value in joined] + apart
+
+
+def one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """An error the user can put right is one line, however deep MONAI has wrapped it; any other keeps its traceback."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError) or (isinstance(cause, ValueError) and _is_ours(cause)):
+            print(f"error: {cause}", file=sys.stderr)
+            return
+        cause = cause.__cause__ or cause.__context__
+    sys.__excepthook__(kind, error, trace)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether this package raised it: its constructors refuse bad arguments with a sentence meant for the user."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("msdino_monai.")
+
+
+def finish(quarantine: Quarantine) -> None:
+    """Say what was set aside; exit with status 3 if it was anything, unless torchrun or a program is waiting."""
+    summary = quarantine.summary()
+    if summary and rank() == 0:
+        print(summary)
+    if is_command_line() and not under_torchrun() and quarantine.rejected():
+        sys.exit(3)

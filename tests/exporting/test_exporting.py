@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Compose, RandAdjustContrast, RandGaussianSmooth
+
+from msdino_monai.errors import UserError
+from msdino_monai.exporting import (
+    AugmentedViewsd,
+    Defences,
+    describe_transform,
+    list_images,
+    state_dir_of,
+    views_as_batch,
+)
+from msdino_monai.vault import unshuffle_tokens
+
+
+def test_every_view_is_augmented_on_its_own() -> None:
+    image = MetaTensor(torch.rand(1, 32, 32), meta={"flags": "look"})
+    views = AugmentedViewsd("image", RandAdjustContrast(prob=1, gamma=(0.5, 2)), num_views=3)({"image": image})["image"]
+    assert views.shape == (3, 1, 32, 32)
+    assert views.meta["flags"] == "look"
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], image)
+    assert 0 <= float(views.min()) <= float(views.max()) <= 1
+
+
+def test_views_line_up_as_a_batch() -> None:
+    views = torch.rand(4, 3, 1, 8, 8)
+    batch, label = views_as_batch({"image": views})
+    assert label is None
+    torch.testing.assert_close(batch.unflatten(0, (4, 3)), views)
+
+
+def test_noise_is_relative_to_the_view_and_never_the_same() -> None:
+    tokens = np.random.default_rng(0).normal(0, [[[1.0]], [[10.0]]], (2, 400, 64)).astype(np.float32)
+    shuffled, orders = Defences(noise=0.1).apply(tokens)
+    noise = unshuffle_tokens(shuffled, orders) - tokens
+    np.testing.assert_allclose(noise.std(axis=(1, 2)), [0.1, 1.0], rtol=0.05)
+    again, again_orders = Defences(noise=0.1).apply(tokens)
+    assert not np.array_equal(unshuffle_tokens(again, again_orders), unshuffle_tokens(shuffled, orders))
+
+
+def test_dropped_tokens_are_drawn_anew_for_each_view() -> None:
+    tokens = np.arange(2 * 50 * 3, dtype=np.float32).reshape(2, 50, 3)
+    shuffled, orders = Defences(kept_share=0.6).apply(tokens)
+    assert shuffled.shape == (2, 30, 3)
+    assert set(orders[0]) != set(orders[1])
+    np.testing.assert_array_equal(shuffled[1], tokens[1][orders[1]])
+
+
+@pytest.mark.parametrize("arguments", [{"noise": -0.1}, {"kept_share": 0.0}, {"kept_share": 1.5}])
+def test_impossible_defences_are_refused(arguments: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"got {next(iter(arguments.values()))}"):
+        Defences(**arguments)
+
+
+def test_description_differs_where_augmentations_differ() -> None:
+    def describe(gamma: float, sigma: float) -> object:
+        parts = [RandAdjustContrast(0.5, (0.5, gamma)), RandGaussianSmooth(sigma_x=(0.1, sigma))]
+        return describe_transform(Compose(parts))
+
+    assert describe(2.0, 1.0) == describe(2.0, 1.0)
+    assert describe(2.0, 1.0) != describe(2.5, 1.0)
+    assert describe(2.0, 1.0) != describe(2.0, 1.5)
+    assert json.loads(json.dumps(describe(2.0, 1.0))) is not None
+
+
+def test_datalist_names_images_and_patients(tmp_path: Path) -> None:
+    sections = {"training": [{"image": "a.dcm", "patient": "p1", "label": [1]}], "test": [{"image": "b.dcm"}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(sections))
+    assert list_images(tmp_path, tmp_path / "datalist.json") == [
+        {"image": "a.dcm", "patient": "p1"},
+        {"image": "b.dcm", "patient": ""},
+    ]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"training": []}', '{"training": [{"label": 1}]}'])
+def test_unusable_datalist_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "datalist.json").write_text(text)
+    with pytest.raises(UserError, match="datalist"):
+        list_images(tmp_path, tmp_path / "datalist.json")
+
+
+def test_datalist_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
+    for image in ("../secret.dcm", "/etc/secret.dcm"):
+        (tmp_path / "datalist.json").write_text(json.dumps({"training": [{"image": image}]}))
+        with pytest.raises(UserError, match="outside"):
+            list_images(tmp_path, tmp_path / "datalist.json")
+
+
+def test_state_lies_beside_the_export() -> None:
+    assert state_dir_of("out/export/", None) == "out/export.state"
+    assert state_dir_of("out", "elsewhere") == "elsewhere"

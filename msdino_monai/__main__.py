@@ -12,7 +12,7 @@ from typing import Any
 import fire
 
 from msdino_monai.errors import UserError
-from msdino_monai.flags import check_flags, flag_names
+from msdino_monai.flags import as_flag, check_flags, flag_names
 
 # Each verb is imported only when it is called, so that `--help` answers at once.
 VERBS = {
@@ -65,16 +65,17 @@ def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> N
         raise UserError(f"unexpected {arguments[0]!r}; settings are given as --flag value.")
 
 
-def _reads_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keep what is text as it was typed: fire would turn a patient `007` into 7 and a site `1e5` into 100000.0."""
+def _as_typed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep text as it was typed: fire would turn a patient `007` into 7, `1e5` into 100000.0, and `false` into text."""
+    readers = {"str": str, "bool": as_flag}
     parameters = inspect.signature(function).parameters.values()
-    text = {p.name: str for p in parameters if str(p.annotation).startswith(("str", "<class 'str'>"))}
+    typed = {p.name: readers[str(p.annotation)] for p in parameters if str(p.annotation) in readers}
 
     @functools.wraps(function)
     def call(*arguments: Any, **flags: Any) -> Any:
         return function(*arguments, **flags)
 
-    return fire.decorators.SetParseFns(**text)(call)  # type: ignore[no-any-return]
+    return fire.decorators.SetParseFns(**typed)(call)  # type: ignore[no-any-return]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         status = fire.Fire(
-            _reads_text(function), command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None
+            _as_typed(function), command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None
         )
     except UserError as error:
         print(f"msdino_monai {verb}: {error}", file=sys.stderr)

@@ -36,3 +36,12 @@ def check_flags(argv: Iterable[str], known: Sequence[str]) -> None:
         if name in seen:
             raise UserError(f"--{name} is given twice; give it once (several values: --{name} a,b).")
         seen.add(name)
+
+
+def as_flag(value: object) -> bool:
+    """`true` and `false` as people type them; fire and MONAI pass `false` on as a text, which is true to Python."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    raise UserError(f"{value!r} is neither true nor false; write --name true or --name false.")

@@ -17,6 +17,7 @@ from msdino_monai.flags import as_flag, check_flags, flag_names
 # Each verb is imported only when it is called, so that `--help` answers at once.
 VERBS = {
     "cohort": ("msdino_monai.images.cohort", "write_cohort", "write a synthetic multi-hospital chest X-ray cohort"),
+    "confirm": ("msdino_monai.vault.receive", "confirm", "check the coordinator's receipt, at the hospital"),
     "keygen": ("msdino_monai.vault.keygen", "keygen", "make key pairs for a coordinator or a site"),
     "receive": ("msdino_monai.vault.receive", "receive", "check an export whole and write a receipt"),
     "survey": (
@@ -67,7 +68,7 @@ def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> N
 
 def _as_typed(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep text as it was typed: fire would turn a patient `007` into 7, `1e5` into 100000.0, and `false` into text."""
-    readers = {"str": str, "bool": as_flag}
+    readers = {"str": str, "str | None": str, "bool": as_flag}
     parameters = inspect.signature(function).parameters.values()
     typed = {p.name: readers[str(p.annotation)] for p in parameters if str(p.annotation) in readers}
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from msdino_monai import __version__
 from msdino_monai.errors import UserError
-from msdino_monai.vault.atomic import read_file, write_file
+from msdino_monai.vault.atomic import make_folder, read_file, write_file
 from msdino_monai.vault.export import Export, PlaintextCache
 from msdino_monai.vault.manifest import MANIFEST_FILE, canonical, decode_manifest
 from msdino_monai.vault.signing import (
@@ -58,7 +58,9 @@ def receive(
     )
     check_every_image(export)
     receipt = make_receipt(export, key)
-    write_file(Path(str(output_file)).expanduser(), (json.dumps(receipt, indent=1) + "\n").encode("ascii"))
+    path = Path(output_file).expanduser()
+    make_folder(path.parent)
+    write_file(path, (json.dumps(receipt, indent=1) + "\n").encode("ascii"))
     print(f"{export.manifest.images} images of {export.manifest.site_id} are whole; receipt: {output_file}")
 
 
@@ -106,6 +108,18 @@ def check_receipt(
     if coordinator_key is not None and not _is_signed(stored, signature, read_public_key(coordinator_key)):
         raise ReceiptError(f"{path} is not signed with the coordinator's key; ask the coordinator.")
     return dict(stored)
+
+
+def confirm(receipt: str, export_dir: str, coordinator_key: str | None = None) -> None:
+    """At the hospital: check that a receipt is for this very export and, with --coordinator_key, that it is genuine.
+
+    --coordinator_key is the ed25519:... line of the coordinator, or the file that holds it; without it anybody could
+    have written the receipt.
+    """
+    confirmed = check_receipt(receipt, export_dir, coordinator_key)
+    by = "the coordinator" if coordinator_key is not None else "somebody (give --coordinator_key to know who)"
+    count = confirmed["counts"]["images"]
+    print(f"{by} received revision {confirmed['revision']} of {confirmed['site_id']} whole: {count} images.")
 
 
 def _is_signed(receipt: Mapping[str, Any], signature: Any, public_key: str) -> bool:

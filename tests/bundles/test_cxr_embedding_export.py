@@ -333,7 +333,13 @@ def test_coordinator_receives_and_the_hospital_checks(hospital: Path, keys: Path
     arguments = ["--export_dir", tmp_path / "out", "--output_file", tmp_path / "receipt.json"]
     given = ["--identity", keys / "coordinator_identity.txt", "--trusted_sites", keys / "trusted_sites"]
     assert main(["receive", *map(str, arguments + given)]) == 0
-    assert json.loads((tmp_path / "receipt.json").read_text())
+    public = str(keys / "coordinator_signing_key.pub")
+    back = ["confirm", "--receipt", str(tmp_path / "receipt.json"), "--export_dir", str(tmp_path / "out")]
+    assert main(back) == 0
+    assert main([*back, "--coordinator_key", public]) == 1, "an unsigned receipt proves nothing"
+    signed = ["--signing_key", str(keys / "coordinator_signing_key.txt")]
+    assert main(["receive", *map(str, arguments + given), *signed]) == 0
+    assert main([*back, "--coordinator_key", public]) == 0
     shard = next((tmp_path / "out" / "shards").iterdir())
     shard.write_bytes(shard.read_bytes()[:-1])
     assert main(["receive", *map(str, arguments + given)]) == 1
@@ -376,7 +382,7 @@ def test_every_setting_stands_in_the_readme() -> None:
         if not isinstance(value, (dict, list)) and not name.startswith("_") and not str(value).startswith("$")
     ]
     readme = (EXPORT / "docs" / "README.md").read_text()
-    missing = [name for name in settings if f"| `{name}` |" not in readme]
+    missing = [name for name in settings if f"| `{name}` " not in readme]
     assert missing == []
 
 

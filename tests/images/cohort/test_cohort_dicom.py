@@ -1,5 +1,7 @@
 """The DICOM files: their attributes, and what other readers make of them."""
 
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,12 +9,14 @@ import itk
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
 from msdino_monai.images.cohort.dicom import encode_radiograph
 from msdino_monai.images.cohort.plan import Visit
 from msdino_monai.images.cohort.radiograph import Radiograph, make_radiograph
+from msdino_monai.images.transforms import read_radiograph
 
 # PS3.3 A.26, For Presentation: type 1 has a value, type 2 is there.
 TYPE_1 = """
@@ -129,3 +133,23 @@ def test_lungs_are_darker_than_the_heart_as_shown(radiograph: Radiograph) -> Non
     rows, columns = np.nonzero(radiograph.lungs == 2)
     heart = shown[int(rows.max()) - 8, stored.shape[1] // 2]
     assert np.median(shown[rows, columns]) < heart
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dicom3tools is not installed")
+def test_an_independent_validator_finds_no_error(file: Path) -> None:
+    result = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, check=False)
+    assert "DXImageForPresentation" in result.stderr
+    assert "Error" not in result.stderr
+
+
+@pytest.mark.skipif(shutil.which("dcm2pnm") is None, reason="dcmtk is not installed")
+def test_dcmtk_shows_the_same_picture(file: Path, tmp_path: Path) -> None:
+    """dcm2pnm applies photometric interpretation and window on its own; the order of all pixels must agree."""
+    shown = tmp_path / "shown.png"
+    subprocess.run(["dcm2pnm", "+on2", "+Wi", "1", str(file), str(shown)], capture_output=True, check=True)
+    with Image.open(shown) as image:
+        theirs = np.asarray(image, dtype=np.float64)
+    ours = read_radiograph(file)
+    pixels = (-ours.pixels if ours.inverted else ours.pixels).double().numpy()
+    assert theirs.shape == pixels.shape
+    assert np.corrcoef(theirs.ravel(), pixels.ravel())[0, 1] > 0.999

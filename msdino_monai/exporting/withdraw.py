@@ -31,6 +31,10 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
     """
     folder, arguments = _command(Path(state_dir)) if export_again else ("", [])
     result = withdraw_patient(state_dir, output_dir, patient_id, signing_key or signing_key_in(state_dir))
+    if result.images == 0:
+        raise UserError(
+            f"no image of this patient is in {output_dir}; check the id. (It is never exported from now on, all the same.)"
+        )
     print(f"{result.images} images of the patient are withdrawn; {result.again} others must be exported again.")
     if not export_again or result.again == 0:
         return 0

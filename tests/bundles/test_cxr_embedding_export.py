@@ -194,6 +194,19 @@ def test_patient_leaves_and_the_others_stay(hospital: Path, tmp_path: Path) -> N
     assert gone.isdisjoint(id_.tobytes() for id_ in store.image_ids)
 
 
+def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: Path, tmp_path: Path) -> None:
+    flags = ["--dataset_dir", hospital, "--output_dir", tmp_path / "out", "--site_id", "hospital_a"]
+    small = [part for name, value in SMALL.items() for part in (f"--{name}", value)]
+    assert command(EXPORT, *flags, *small, "--recipient", recipient(keys)).returncode == 0
+    patient = str(pydicom.dcmread(next(hospital.iterdir())).PatientID)
+    theirs = sum(str(pydicom.dcmread(path).PatientID) == patient for path in hospital.iterdir())
+    arguments = ["--state_dir", str(tmp_path / "out.state"), "--output_dir", str(tmp_path / "out")]
+    assert main(["withdraw", *arguments, "--patient_id", patient]) == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert sum(shard["images"] for shard in manifest["shards"]) == len(list(hospital.iterdir())) - theirs
+    assert main(["withdraw", *arguments, "--patient_id", "unknown"]) == 1, "a mistyped patient must not look withdrawn"
+
+
 def test_dry_run_writes_no_export(hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export(hospital, tmp_path / "out", dry_run="true")
     shown = capsys.readouterr().out

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from msdino_monai.errors import UserError
+from msdino_monai.flags import as_flag
+from msdino_monai.images.quarantine import Quarantine
+from msdino_monai.networks import PatchEmbedding
+from msdino_monai.settings import check_settings, finish, known_settings, one_line_excepthook
+
+
+@pytest.fixture
+def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A command line of `monai.bundle run` with two config files, one changing the other."""
+    (tmp_path / "a.json").write_text('{"_desc_": "x", "dataset_dir": null, "noise": 0}')
+    (tmp_path / "b.json").write_text('{"batch_size": 1}')
+    argv = ["/x/monai/bundle/__main__.py", "run", "--config_file", f"['{tmp_path}/a.json','{tmp_path}/b.json']"]
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    return argv
+
+
+def test_settings_are_the_names_of_all_config_files(typed: list[str]) -> None:
+    assert known_settings(typed) == ["dataset_dir", "noise", "batch_size"]
+
+
+@pytest.mark.parametrize("flag", ["--noise=1", "--batch-size=2", "--noise#deep=1", "--run_id=run"])
+def test_known_settings_pass(typed: list[str], flag: str) -> None:
+    typed.append(flag)
+    check_settings({"dataset_dir": "d"})
+
+
+def test_unknown_setting_is_refused_with_the_nearest(typed: list[str]) -> None:
+    typed.extend(["--nois", "1"])
+    with pytest.raises(UserError, match="did you mean --noise"):
+        check_settings({})
+
+
+def test_missing_settings_are_named() -> None:
+    with pytest.raises(UserError, match="missing --dataset_dir, --site_id"):
+        check_settings({"dataset_dir": None, "output_dir": "o", "site_id": ""})
+
+
+def wrapped(cause: Exception) -> RuntimeError:
+    try:
+        raise RuntimeError("Failed to instantiate component") from cause
+    except RuntimeError as error:
+        return error
+
+
+def test_error_of_the_user_is_one_line_however_deep(capsys: pytest.CaptureFixture[str]) -> None:
+    error = wrapped(wrapped(UserError("give --site_id.")))
+    one_line_excepthook(type(error), error, None)
+    assert capsys.readouterr().err == "error: give --site_id.\n"
+
+
+def test_refused_argument_of_our_own_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="margin") as refusal:
+        PatchEmbedding(margin=99)
+    error = wrapped(refusal.value)
+    one_line_excepthook(type(error), error, None)
+    assert capsys.readouterr().err.startswith("error: margin must leave pixels")
+
+
+def test_error_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    error = wrapped(ValueError("deep inside somebody's library"))
+    one_line_excepthook(type(error), error, error.__traceback__)
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False), (True, True), (False, False)])
+def test_flags_are_read_as_people_type_them(text: object, value: bool) -> None:
+    assert as_flag(text) is value
+
+
+@pytest.mark.parametrize("text", ["yes", 1, None, ""])
+def test_other_texts_are_no_flags(text: object) -> None:
+    with pytest.raises(UserError, match="neither true nor false"):
+        as_flag(text)
+
+
+def test_quarantine_ends_a_command_with_status_3_and_nothing_else(
+    typed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from msdino_monai.errors import RadiographError
+
+    quarantine = Quarantine(tmp_path / "notes")
+    quarantine.clear()
+    finish(quarantine)
+    assert capsys.readouterr().out == ""
+    quarantine.reject("a.dcm", RadiographError("open", "broken", "mend it"))
+    with pytest.raises(SystemExit) as end:
+        finish(quarantine)
+    assert end.value.code == 3
+    assert "1 quarantined" in capsys.readouterr().out
+    typed[0] = "/usr/bin/their_program.py"
+    finish(quarantine)
+    typed[0] = "/x/monai/bundle/__main__.py"
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    finish(quarantine)

@@ -12,7 +12,7 @@ from typing import Any
 import fire
 
 from msdino_monai.errors import UserError
-from msdino_monai.flags import as_flag, check_flags, flag_names
+from msdino_monai.flags import as_flag, check_flags
 
 # Each verb is imported only when it is called, so that `--help` answers at once.
 VERBS = {
@@ -57,13 +57,10 @@ def explain(verb: str, function: Callable[..., Any]) -> str:
 def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Refuse flags the function does not have and flags it cannot do without."""
     parameters = inspect.signature(function).parameters
-    check_flags(arguments, list(parameters))
-    given = set(flag_names(arguments))
+    given = check_flags(arguments, list(parameters))
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
     if missing:
         raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
-    if arguments and not arguments[0].startswith("-"):
-        raise UserError(f"unexpected {arguments[0]!r}; settings are given as --flag value.")
 
 
 def _as_typed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = fire.Fire(
             _as_typed(function), command=list(arguments), name=f"msdino_monai {verb}", serialize=lambda _: None
         )
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(f"msdino_monai {verb}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -18,3 +18,8 @@ class RadiographError(UserError):
 
     def __reduce__(self) -> tuple[type[RadiographError], tuple[str, str, str]]:
         return type(self), (self.step, self.reason, self.advice)  # loader workers send it to the main process
+
+
+def one_line(error: BaseException) -> str:
+    """What some library raised, short enough for a row of a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

@@ -8,22 +8,31 @@ from collections.abc import Iterable, Sequence
 
 from msdino_monai.errors import UserError
 
-_FLAG = re.compile(r"--?([A-Za-z_][\w-]*(?:(?:#|::)[^=]*)?)(?:=.*)?", re.DOTALL)
+_FLAG = re.compile(r"--?([A-Za-z_][\w-]*(?:(?:#|::)[^=]*)?)(?:=(.*))?", re.DOTALL)
 
 
-def flag_names(argv: Iterable[str]) -> list[str]:
-    """The names of all `--flag value` and `--flag=value` in `argv`, dashes read as underscores."""
-    matches = (_FLAG.fullmatch(argument) for argument in argv)
-    return [match[1].replace("-", "_") for match in matches if match]
+def split_flags(argv: Iterable[str]) -> list[tuple[str, str | None]]:
+    """`--flag value` and `--flag=value` as pairs, dashes in names read as underscores; anything else is refused."""
+    pairs: list[tuple[str, str | None]] = []
+    for argument in argv:
+        match = _FLAG.fullmatch(argument)
+        if match:
+            pairs.append((match[1].replace("-", "_"), match[2]))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], argument)
+        else:
+            raise UserError(f"unexpected {argument!r}; settings are given as --flag value.")
+    return pairs
 
 
-def check_flags(argv: Iterable[str], known: Sequence[str]) -> None:
-    """Refuse unknown and repeated flags, which fire and MONAI would silently ignore or overwrite.
+def check_flags(argv: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    """The flags and their values as typed; refuses unknown, repeated and empty ones.
 
-    MONAI's `--train#trainer#max_epochs` is known where `train` is.
+    fire and MONAI would silently ignore or overwrite them. MONAI's `--train#trainer#max_epochs` is known where `train`
+    is.
     """
-    seen = set()
-    for name in flag_names(argv):
+    given: dict[str, str] = {}
+    for name, value in split_flags(argv):
         top = re.split("#|::", name)[0]
         if top not in known:
             close = difflib.get_close_matches(top, known, n=1)
@@ -33,9 +42,12 @@ def check_flags(argv: Iterable[str], known: Sequence[str]) -> None:
                 else "see the table of settings."
             )
             raise UserError(f"unknown flag --{name}; " + (f"did you mean --{close[0]}?" if close else few))
-        if name in seen:
+        if name in given:
             raise UserError(f"--{name} is given twice; give it once (several values: --{name} a,b).")
-        seen.add(name)
+        if value is None:
+            raise UserError(f"--{name} needs a value.")
+        given[name] = value
+    return given
 
 
 def as_flag(value: object) -> bool:

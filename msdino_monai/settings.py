@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +12,7 @@ from monai.bundle import ConfigParser
 
 from msdino_monai.distributed import rank, under_torchrun
 from msdino_monai.errors import UserError
-from msdino_monai.flags import check_flags
+from msdino_monai.flags import check_flags, split_flags
 from msdino_monai.images.quarantine import Quarantine
 
 # What `monai.bundle run` itself takes.
@@ -35,27 +34,32 @@ def check_settings(required: Mapping[str, Any]) -> None:
     """
     if is_command_line():
         sys.excepthook = one_line_excepthook
-        check_flags(sys.argv[2:], [*known_settings(sys.argv), *_RUN_FLAGS])
-    missing = [name for name, value in required.items() if value is None or value == ""]
+        check_flags(sys.argv[2:], [*known_settings(sys.argv[2:]), *_RUN_FLAGS])
+    missing = [name for name, value in required.items() if value is None or str(value).strip() == ""]
     if missing:
         raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
 
 
-def known_settings(argv: Sequence[str]) -> list[str]:
-    """The top-level names of the config files on a command line."""
-    given = [value for flag, value in _flag_values(argv) if flag == "config_file"]
-    files = [part.strip(" '\"") for value in given for part in value.strip("[]()").split(",")]
-    return [name for file in files for name in ConfigParser.load_config_file(file) if not name.startswith("_")]
+def known_settings(flags: Sequence[str]) -> list[str]:
+    """The top-level names of the config files on a command line, or in its `args_file`."""
+    given = {name: value for name, value in split_flags(flags) if value is not None}
+    if "args_file" in given:
+        given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    files = given.get("config_file", "")
+    paths = [part.strip(" '\"") for part in files.strip("[]()").split(",")] if isinstance(files, str) else list(files)
+    return [name for path in paths if path for name in ConfigParser.load_config_file(path) if not name.startswith("_")]
 
 
-def _flag_values(argv: Sequence[str]) -> list[tuple[str, str]]:
-    joined = [argument.lstrip("-").split("=", 1) for argument in argv if argument.startswith("--") and "=" in argument]
-    apart = [(flag.lstrip("-"), value) for flag, value in pairwise(argv) if flag.startswith("--") and "=" not in flag]
-    return [(flag, value) for flag, value in joined] + apart
+def text_setting(name: str, value: Any) -> str:
+    """A text as it was typed: on the way through fire and MONAI `007` became 7 and `1e5` became 100000.0."""
+    return dict(split_flags(sys.argv[2:])).get(name) or str(value) if is_command_line() else str(value)
 
 
 def one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """An error the user can put right is one line, however deep MONAI has wrapped it; any other keeps its traceback."""
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted; the same command goes on from here.", file=sys.stderr)
+        return
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError) or (isinstance(cause, ValueError) and _is_ours(cause)):

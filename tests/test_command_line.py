@@ -32,6 +32,8 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
         (["survey", "--dataset_dir", "x"], "missing --output_dir"),
         (["survey", "--dataset_dirr", "x", "--output_dir", "y"], "did you mean --dataset_dir?"),
         (["survey", "--output_dir=a", "--output_dir=b", "--dataset_dir=x"], "--output_dir is given twice"),
+        (["survey", "--output_dir", "--dataset_dir=x"], "--output_dir needs a value"),
+        (["survey", "--dataset_dir=x", "--output_dir=a", "extra"], "unexpected 'extra'"),
         (["survey", "x", "--output_dir=a", "--dataset_dir=x"], "unexpected 'x'"),
     ],
 )
@@ -57,6 +59,9 @@ def test_module_runs_as_a_program() -> None:
 
 
 def test_negative_numbers_and_dashes_are_not_flags() -> None:
-    check_flags(["--seed", "-3", "--output-dir", "a", "--", "-"], ["seed", "output_dir"])
+    assert check_flags(["--seed", "-3", "--output-dir", "a"], ["seed", "output_dir"]) == {
+        "seed": "-3",
+        "output_dir": "a",
+    }
     with pytest.raises(UserError, match="known are: --seed"):
         check_flags(["--zzz"], ["seed"])

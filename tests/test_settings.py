@@ -9,7 +9,7 @@ from msdino_monai.errors import UserError
 from msdino_monai.flags import as_flag
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.networks import PatchEmbedding
-from msdino_monai.settings import check_settings, finish, known_settings, one_line_excepthook
+from msdino_monai.settings import check_settings, finish, known_settings, one_line_excepthook, text_setting
 
 
 @pytest.fixture
@@ -24,13 +24,28 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_settings_are_the_names_of_all_config_files(typed: list[str]) -> None:
-    assert known_settings(typed) == ["dataset_dir", "noise", "batch_size"]
+    assert known_settings(typed[2:]) == ["dataset_dir", "noise", "batch_size"]
 
 
 @pytest.mark.parametrize("flag", ["--noise=1", "--batch-size=2", "--noise#deep=1", "--run_id=run"])
 def test_known_settings_pass(typed: list[str], flag: str) -> None:
     typed.append(flag)
     check_settings({"dataset_dir": "d"})
+
+
+def test_settings_of_an_args_file_are_known(typed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "args.json").write_text(f'{{"config_file": "{tmp_path}/a.json"}}')
+    assert known_settings(["--args_file", f"{tmp_path}/args.json", "--noise", "1"]) == ["dataset_dir", "noise"]
+
+
+@pytest.mark.parametrize("text", ["007", "1e5", "0x10", "hospital_a"])
+def test_text_is_kept_as_it_was_typed(typed: list[str], text: str) -> None:
+    typed.extend(["--site_id", text])
+    assert text_setting("site_id", 12345) == text
+
+
+def test_text_of_a_program_is_taken_as_it_is() -> None:
+    assert text_setting("site_id", 7) == "7"
 
 
 def test_unknown_setting_is_refused_with_the_nearest(typed: list[str]) -> None:

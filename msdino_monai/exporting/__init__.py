@@ -2,8 +2,9 @@
 
 from msdino_monai.exporting.defences import Defences
 from msdino_monai.exporting.dry_run import DryRun
+from msdino_monai.exporting.folders import export_dir, notes_dir, own_folders, recipients_of, state_dir_of
 from msdino_monai.exporting.handler import ExportHandler
-from msdino_monai.exporting.images import ImagesToExport, list_images, state_dir_of
+from msdino_monai.exporting.images import ImagesToExport, list_images
 from msdino_monai.exporting.views import AugmentedViewsd, LoadPatientd, describe_transform, views_as_batch
 
 __all__ = [
@@ -14,7 +15,11 @@ __all__ = [
     "ImagesToExport",
     "LoadPatientd",
     "describe_transform",
+    "export_dir",
     "list_images",
+    "notes_dir",
+    "own_folders",
+    "recipients_of",
     "state_dir_of",
     "views_as_batch",
 ]

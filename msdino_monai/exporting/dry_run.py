@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from msdino_monai.exporting.handler import ExportHandler
 from msdino_monai.exporting.views import views_as_batch
+from msdino_monai.vault import ExportState
+from msdino_monai.vault.atomic import make_private_folder
 
 
 class DryRun:
@@ -31,18 +33,25 @@ class DryRun:
     def run(self) -> None:
         """Print how many files are usable, how large the export will be, how long it will take, and what is free."""
         images, handler = self.handler.images, self.handler
+        state = ExportState(images.quarantine.quarantined.parent.parent)
+        make_private_folder(images.quarantine.quarantined.parent)
         images.quarantine.clear()
+        finished = {bytes.fromhex(id_) for note in state.read_notes().values() for id_ in note.images}
+        total = len(images.data)
+        remaining = images.leave_out(finished, state)
         usable, start = 0, time.perf_counter()
-        progress = tqdm(total=len(images.data), desc="dry run", unit=" images", disable=not sys.stderr.isatty())
+        progress = tqdm(total=remaining, desc="dry run", unit=" images", disable=not sys.stderr.isatty())
+        device = next(self.network.buffers()).device
         with torch.inference_mode(), progress:
             for batch in self.loader:
-                tokens = self.network(views_as_batch(batch)[0])
+                tokens = self.network(views_as_batch(batch, device)[0])
                 usable += len(tokens) // handler.num_views
                 progress.update(len(tokens) // handler.num_views)
         seconds = time.perf_counter() - start
         size = usable * handler.description.layout.record.itemsize
         free = shutil.disk_usage(existing_parent(handler.output_dir)).free
-        print(f"{usable} of {len(images.data)} files are usable.")
+        others = f" ({total - remaining} others are finished, or copies)" if total > remaining else ""
+        print(f"{usable} of {remaining} files are usable{others}.")
         print(f"The export will take {size / 1e6:.1f} MB of {free / 1e6:.0f} MB free, and about {seconds:.0f} s.")
         if size > free:
             print(

@@ -14,6 +14,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from msdino_monai.distributed import barrier
+from msdino_monai.errors import UserError
 from msdino_monai.exporting.defences import Defences
 from msdino_monai.exporting.images import ImagesToExport
 from msdino_monai.exporting.keys import own_signing_key
@@ -90,6 +91,7 @@ class ExportHandler:
             )
 
         self._open_writer = open_writer
+        self.exported = 0
         self.writer: ExportWriter
         self.progress: tqdm[Any]
 
@@ -104,8 +106,6 @@ class ExportHandler:
             logger.warning("No recipient is given: the export is not sealed, and whoever gets it can read it.")
         self.writer = self._open_in_turn()
         engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
-        for line in self.writer.damaged:
-            logger.warning("%s; its images are exported again.", line)
         total = len(self.images.data)
         remaining = self.images.leave_out(self.writer.finished, self.writer.state)
         barrier()  # all ranks have read the same list of finished images before one of them adds to it
@@ -129,13 +129,14 @@ class ExportHandler:
         batch, tokens = engine.state.batch, engine.state.output["pred"].float().cpu()
         tokens = tokens.unflatten(0, (-1, self.num_views)).numpy()  # (B * V, N, D) -> (B, V, N, D)
         state = self.writer.state
-        for views, file, patient in zip(tokens, batch["file"], batch["patient"], strict=True):
+        for views, image_id, patient in zip(tokens, batch["image_id"], batch["patient"], strict=True):
             patient_id = state.salted_id(patient, "patient") if patient else None
             if patient_id is not None and state.is_withdrawn(patient_id):
                 continue
+            self.exported += 1
             shuffled, orders = self.defences.apply(views)
             self.writer.add(
-                state.salted_id(file, "image"),
+                bytes.fromhex(image_id),
                 shuffled,
                 orders=orders if self.keeps_orders else None,
                 patient=patient_id,
@@ -148,6 +149,8 @@ class ExportHandler:
         self.writer.flush()
         barrier()
         self.writer.close()
+        if self.images.world_size == 1 and not self.writer.finished and not self.exported:
+            raise UserError(f"no image could be used; {self.images.quarantine.quarantined} says why.")
         logger.info("The export in %s is complete.", self.output_dir)
 
     def give_up(self, _: Engine, error: BaseException) -> None:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection
+import os
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from msdino_monai.errors import UserError
 from msdino_monai.images.dataset import UsableImages
-from msdino_monai.images.files import find_images
+from msdino_monai.images.files import existing_folder, find_images
 from msdino_monai.vault import ExportState
 
+_BLOCK = 1 << 16
 
-def list_images(dataset_dir: str | Path, datalist: str | Path | None = None) -> list[dict[str, Any]]:
+
+def list_images(
+    dataset_dir: str | Path, datalist: str | Path | None = None, leave_out: Iterable[str | Path] = ()
+) -> list[dict[str, Any]]:
     """The images of a MONAI datalist (all its sections), or all that lie below `dataset_dir`."""
-    if not dataset_dir:
-        raise UserError("missing --dataset_dir; give the folder that holds the radiographs.")
+    existing_folder(dataset_dir)
     if datalist is None:
-        return [{"image": image, "patient": ""} for image in find_images(dataset_dir)]
+        return [{"image": image, "patient": ""} for image in find_images(dataset_dir, leave_out)]
     try:
         sections = json.loads(Path(datalist).read_text(encoding="utf-8"))
         items = [item for section in ("training", "validation", "test") for item in sections.get(section, [])]
-        images = [{"image": str(item["image"]), "patient": str(item.get("patient", ""))} for item in items]
+        images = [{"image": str(item["image"]), "patient": str(item.get("patient") or "")} for item in items]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"datalist {datalist} cannot be read ({error!r}); see MONAI's datalist format.") from error
     if not images:
@@ -38,15 +43,29 @@ class ImagesToExport(UsableImages):
     """All images of the folder, then only those that an earlier run has not finished."""
 
     def leave_out(self, finished: Collection[bytes], state: ExportState) -> int:
-        """Drop finished images; the rest is put in the order of their salted ids. Returns how many remain.
+        """Drop finished images and copies; the rest is put in the order of their salted ids. Returns how many remain.
 
         Neighbours in a folder are often one patient's images, in the order of time; salted ids tell nothing.
         """
-        named = {state.salted_id(item["image"], "image"): item for item in self.data}
-        self.data = [named[image_id] for image_id in sorted(named.keys() - set(finished))]
+        named = {state.salted_id(fingerprint(self.dataset_dir / item["image"]), "image"): item for item in self.data}
+        self.data = [{**named[id_], "image_id": id_.hex()} for id_ in sorted(named.keys() - set(finished))]
         return len(self.data)
 
 
-def state_dir_of(output_dir: str | Path, state_dir: str | Path | None) -> str:
-    """Where the hospital keeps what it needs to continue: beside the export unless it says otherwise."""
-    return str(state_dir or f"{str(output_dir).rstrip('/')}.state")
+def fingerprint(path: Path) -> str:
+    """What tells one image file from another, whatever its name and folder: its size and three blocks of its bytes.
+
+    The first holds a DICOM header with its UIDs. Reading whole files again would make resuming as slow as exporting.
+    """
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            return f"no file {os.fspath(path)}"
+        digest = hashlib.sha256(str(size).encode())
+        with path.open("rb") as file:
+            for place in (0, (size - _BLOCK) // 2, size - _BLOCK):
+                file.seek(max(0, place))
+                digest.update(file.read(_BLOCK))
+    except OSError:  # the reader will say why, when its turn comes
+        return f"no file {os.fspath(path)}"
+    return digest.hexdigest()

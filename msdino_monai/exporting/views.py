@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import pydicom
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import Compose, MapTransform, Transform, apply_transform
+from monai.transforms import Compose, MapTransform, Randomizable, Transform, apply_transform
 
 from msdino_monai.images.files import DICOM, kind_of
 
@@ -28,10 +29,16 @@ class AugmentedViewsd(MapTransform):
         views = dict(data)
         for key in self.key_iterator(views):
             image = torch.as_tensor(views[key])
+            self._draw_afresh()
             augmented = [apply_transform(self.augment, image.clone()) for _ in range(self.num_views)]
             stacked = torch.stack([torch.as_tensor(view).clamp(0.0, 1.0) for view in augmented])  # V x (1, H, W)
             views[key] = MetaTensor(stacked, meta=getattr(views[key], "meta", None))
         return views
+
+    def _draw_afresh(self) -> None:
+        """Take each image's randomness from the operating system: forked workers would all draw the same."""
+        if isinstance(self.augment, Randomizable):
+            self.augment.set_random_state(seed=int.from_bytes(os.urandom(4), "little"))
 
 
 class LoadPatientd(MapTransform):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from msdino_monai.errors import UserError
 from msdino_monai.exporting.keys import signing_key_in
+from msdino_monai.flags import split_flags
 from msdino_monai.settings import is_command_line
 from msdino_monai.vault import ExportState, withdraw_patient
 from msdino_monai.vault.atomic import write_file
@@ -17,7 +18,9 @@ from msdino_monai.vault.atomic import write_file
 def remember_command(state: ExportState) -> None:
     """Note, in the hospital's own folder, how this export is made, so that a withdrawal can complete it again."""
     if is_command_line():
-        command = {"folder": str(Path.cwd()), "arguments": sys.argv[1:]}
+        flags = [(name, value) for name, value in split_flags(sys.argv[2:]) if name not in ("output_dir", "state_dir")]
+        arguments = [sys.argv[1], *(f"--{name}={value}" for name, value in flags)]
+        command = {"folder": str(Path.cwd()), "arguments": arguments}
         write_file(state.folder / "command.json", json.dumps(command).encode(), private=True)
 
 
@@ -29,16 +32,18 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
     (--export_again false leaves that to you). Send the folder to the coordinator again, and ask for the old one to be
     deleted: nobody can take back what has left. --patient_id is DICOM's Patient ID, or the datalist's `patient`.
     """
-    folder, arguments = _command(Path(state_dir)) if export_again else ("", [])
-    result = withdraw_patient(state_dir, output_dir, patient_id, signing_key or signing_key_in(state_dir))
+    state, output = Path(state_dir).expanduser().resolve(), Path(output_dir).expanduser().resolve()
+    folder, arguments = _command(state) if export_again else ("", [])
+    result = withdraw_patient(state, output, patient_id, signing_key or signing_key_in(state))
     if result.images == 0:
         raise UserError(
-            f"no image of this patient is in {output_dir}; check the id. (It is never exported from now on, all the same.)"
+            f"no image of this patient is in {output}; check the id (it is never exported from now on, all the same)."
         )
     print(f"{result.images} images of the patient are withdrawn; {result.again} others must be exported again.")
     if not export_again or result.again == 0:
         return 0
-    command = [sys.executable, "-m", "monai.bundle", *arguments]
+    here = ["--output_dir", str(output), "--state_dir", str(state)]  # the folders may have moved since
+    command = [sys.executable, "-m", "monai.bundle", *arguments, *here]
     status = subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603 -- as the user typed it
     if status not in (0, 3):
         raise UserError("the patient is withdrawn, but the export did not complete; run its command again.")
@@ -47,7 +52,7 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
 
 def _command(state_dir: Path) -> tuple[str, list[str]]:
     try:
-        stored = json.loads((state_dir.expanduser() / "command.json").read_text(encoding="utf-8"))
+        stored = json.loads((state_dir / "command.json").read_text(encoding="utf-8"))
     except OSError:
         raise UserError(
             f"{state_dir} does not know the command of its export; give --export_again false, then run it yourself."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from msdino_monai.errors import RadiographError
+from msdino_monai.errors import RadiographError, one_line
 from msdino_monai.images.burned_in import shows_text
 from msdino_monai.images.colour import luminance
 from msdino_monai.images.display import WINDOW_FUNCTIONS, apply_window, hang
@@ -68,7 +68,7 @@ def _open(path: str | Path) -> Dataset:
     try:
         return pydicom.dcmread(path, specific_tags=_TAGS)
     except Exception as error:  # a broken header can raise anything
-        raise RadiographError("open", _one_line(error), "copy the file again from its source") from error
+        raise RadiographError("open", one_line(error), "copy the file again from its source") from error
 
 
 def _check(dataset: Dataset, rules: Rules) -> None:
@@ -94,6 +94,11 @@ def _check(dataset: Dataset, rules: Rules) -> None:
             "burned-in text",
             "the header says annotations are burned in",
             "send a clean image, or `allow_burned_in_annotation`",
+        )
+    stored, high = _whole(dataset.get("BitsStored"), default=0), _whole(dataset.get("HighBit"), default=0)
+    if high != stored - 1:
+        raise RadiographError(
+            "decode", f"BitsStored {stored} with HighBit {high}", "convert it with dcmconv or gdcmconv"
         )
     frames = _whole(dataset.get("NumberOfFrames"), default=1)
     if frames != 1 and not rules.allow_first_frame:
@@ -126,7 +131,7 @@ def _decode(dataset: Dataset) -> tuple[NDArray[Any], str]:
             raise RadiographError(
                 "decode", f"no codec for {syntax.name}", "run: pip install 'msdino-monai[dicom-codecs]'"
             ) from error
-        raise RadiographError("decode", _one_line(error), "copy the file again from its source") from error
+        raise RadiographError("decode", one_line(error), "copy the file again from its source") from error
 
 
 def _lacks_codec(syntax: pydicom.uid.UID) -> bool:
@@ -163,7 +168,7 @@ def _to_rgb(stored: NDArray[Any], dataset: Dataset, photometric: str) -> NDArray
         if photometric in ("YBR_FULL", "YBR_FULL_422"):
             return np.asarray(convert_color_space(stored, photometric, "RGB"))
     except Exception as error:  # palettes come broken in many ways
-        raise RadiographError("colour", _one_line(error), "convert it to grey, or leave it out") from error
+        raise RadiographError("colour", one_line(error), "convert it to grey, or leave it out") from error
     if stored.ndim != 3:
         raise RadiographError(
             "colour", f"{photometric} with {stored.ndim} dimensions", "convert it to grey, or leave it out"
@@ -176,7 +181,7 @@ def _as_shown(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
     try:
         return _windowed(stored, dataset)
     except Exception as error:  # lookup tables come broken in many ways
-        raise RadiographError("window", _one_line(error), "repair the header's window or lookup table") from error
+        raise RadiographError("window", one_line(error), "repair the header's window or lookup table") from error
 
 
 def _air_beside(shown: torch.Tensor, padded: NDArray[np.bool_] | None, inverted: bool) -> torch.Tensor:
@@ -189,15 +194,16 @@ def _air_beside(shown: torch.Tensor, padded: NDArray[np.bool_] | None, inverted:
 
 
 def _windowed(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
-    values = stored
-    if dataset.get("ModalityLUTSequence"):
-        values = apply_modality_lut(stored, dataset)
-    if dataset.get("VOILUTSequence"):
-        return torch.from_numpy(np.asarray(apply_voi(values, dataset), dtype=np.float32))
-    shown = torch.from_numpy(values.astype(np.float32))
     slope, intercept = _number(dataset.get("RescaleSlope"), 1.0), _number(dataset.get("RescaleIntercept"), 0.0)
-    if values is stored and (slope, intercept) != (1.0, 0.0) and slope != 0.0:
-        shown = shown.mul_(slope).add_(intercept)
+    if dataset.get("ModalityLUTSequence"):
+        shown = torch.from_numpy(apply_modality_lut(stored, dataset).astype(np.float32))
+    else:
+        shown = torch.from_numpy(stored.astype(np.float32))
+        if (slope, intercept) != (1.0, 0.0) and slope != 0.0:
+            shown = shown.mul_(slope).add_(intercept)
+    if dataset.get("VOILUTSequence"):
+        indices = shown.round().to(torch.int32).numpy()  # the table is indexed by rescaled values
+        return torch.from_numpy(np.asarray(apply_voi(indices, dataset), dtype=np.float32))
     center, width = _number(dataset.get("WindowCenter"), math.nan), _number(dataset.get("WindowWidth"), math.nan)
     if math.isnan(center) or not width > 0:
         return shown
@@ -212,9 +218,16 @@ def _windowed(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
 def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
     if dataset.get("PixelPaddingValue") is None or stored.dtype.kind not in "ui":
         return None
-    value = int(dataset.PixelPaddingValue)
-    limit = _whole(dataset.get("PixelPaddingRangeLimit"), default=value)
+    value = _as_stored(int(dataset.PixelPaddingValue), stored.dtype)
+    limit = _as_stored(_whole(dataset.get("PixelPaddingRangeLimit"), default=value), stored.dtype)
     return np.asarray((stored >= min(value, limit)) & (stored <= max(value, limit)))
+
+
+def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
+    """A padding value in the pixels' own type: some writers put the unsigned twin of a signed value."""
+    bits = dtype.itemsize * 8
+    value %= 1 << bits
+    return value - (1 << bits) if dtype.kind == "i" and value >= 1 << (bits - 1) else value
 
 
 def _orientation(dataset: Dataset) -> Orientation:
@@ -244,7 +257,3 @@ def _number(value: Any, default: float) -> float:
 
 def _whole(value: Any, default: int) -> int:
     return int(_number(value, default))
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

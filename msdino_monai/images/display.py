@@ -31,6 +31,8 @@ def hang(row_direction: str, column_direction: str) -> Orientation:
     The letters are DICOM's Patient Orientation: where columns lead to, and where rows lead to.
     """
     first, second = row_direction[:1].upper(), column_direction[:1].upper()
+    if {first, second} - set("LRAPHF") or "" in (first, second):
+        return Orientation()  # paws, or nothing: leave it as it is
     transpose = first in "HF" or (first in "AP" and second in "LR")
     if transpose:
         first, second = second, first

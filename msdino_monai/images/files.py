@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from msdino_monai.errors import RadiographError, UserError
@@ -28,13 +30,20 @@ _NOT_IMAGES = {
 }
 
 
-def find_images(folder: str | Path) -> list[str]:
-    """All files below `folder` that may be images, as sorted relative paths."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise UserError(f"dataset_dir {str(folder)!r} is not a folder; give the folder that holds the images.")
+def find_images(folder: str | Path, leave_out: Iterable[str | Path] = ()) -> list[str]:
+    """All files below `folder` that may be images, as sorted relative paths; links are followed, loops are not.
+
+    `leave_out` names folders of ours that somebody placed among the images.
+    """
+    root = existing_folder(folder)
+    seen = {Path(path).expanduser().resolve() for path in leave_out}
     found = []
-    for directory, subfolders, names in os.walk(root):
+    for directory, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        place = Path(directory).resolve()
+        if place in seen:
+            subfolders[:] = []
+            continue
+        seen.add(place)
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith((".", "DICOMDIR")) and Path(name).suffix.lower() not in _NOT_IMAGES:
@@ -46,8 +55,22 @@ def find_images(folder: str | Path) -> list[str]:
     return sorted(found)
 
 
+def existing_folder(folder: str | Path) -> Path:
+    """The folder, if it is one."""
+    root = Path(str(folder)).expanduser()
+    if not root.is_dir():
+        raise UserError(f"dataset_dir {str(folder)!r} is not a folder; give the folder that holds the images.")
+    return root
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"cannot look into {error.filename}: {error.strerror}; mend its permissions or move it away.")
+
+
 def kind_of(path: str | Path) -> str:
     """DICOM, RASTER or NIFTI, by the file's first bytes."""
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+        raise RadiographError("open", "not a regular file", "leave it out")
     try:
         with Path(path).open("rb") as file:
             head = file.read(352)
@@ -72,5 +95,5 @@ def _gunzip_head(path: str | Path) -> bytes:
     try:
         with gzip.open(path) as file:
             return file.read(352)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RadiographError("open", f"broken gzip: {error}", "copy it again from its source") from error

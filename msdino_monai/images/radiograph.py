@@ -50,3 +50,10 @@ class Radiograph:
     orientation: Orientation = Orientation()
     spacing: tuple[float, float] | None = None  # mm between rows, between columns; only their ratio shapes the picture
     flags: tuple[str, ...] = ()
+
+    @property
+    def aspect(self) -> float:
+        """Row spacing over column spacing; 1 where the header holds none or a nonsense."""
+        rows, columns = self.spacing or (1.0, 1.0)
+        plausible = all(1e-3 < spacing < 1e3 for spacing in (rows, columns)) and 0.01 < rows / columns < 100
+        return rows / columns if plausible else 1.0

@@ -30,6 +30,7 @@ _EXIF = {
 
 def read_raster(path: str | Path) -> Radiograph:
     """Read a PNG or JPEG whose air is dark, in 8 or 16 bit, grey, palette or colour."""
+    _refuse_deep_colour(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is the limit here
@@ -46,7 +47,17 @@ def read_raster(path: str | Path) -> Radiograph:
     return Radiograph(torch.from_numpy(pixels.astype(np.float32)), orientation=orientation, flags=flags)
 
 
+def _refuse_deep_colour(path: str | Path) -> None:
+    """Pillow reads 16-bit colour as 8-bit, and would cut a 12-bit radiograph down to 16 greys without a word."""
+    with Path(path).open("rb") as file:
+        head = file.read(26)
+    if head.startswith(b"\x89PNG") and len(head) == 26 and head[24] == 16 and head[25] != 0:
+        raise RadiographError("decode", "a PNG with 16-bit colour or transparency", "save it as 16-bit grey")
+
+
 def _to_array(image: Image.Image) -> NDArray[Any]:
+    if image.mode.startswith("I"):
+        return np.asarray(image)
     if image.mode in ("P", "CMYK", "YCbCr", "PA", "RGBA", "LA") or "transparency" in image.info:
         opaque = image.convert("RGBA")
         black = Image.new("RGBA", opaque.size, "black")

@@ -17,6 +17,7 @@ from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.files import find_images
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiographd
+from msdino_monai.numbers import check_whole_numbers
 
 
 def survey(
@@ -36,8 +37,10 @@ def survey(
     (used, but worth a look) and contact_sheet.png (what the networks see). All of it names files: keep it inside the
     hospital. Exit status 0: all usable; 3: some are quarantined; 1: failed.
     """
-    images = find_images(str(dataset_dir))
-    output = Path(str(output_dir))
+    check_whole_numbers(1, img_size=img_size)
+    check_whole_numbers(0, num_workers=num_workers, pictures=pictures)
+    output = Path(output_dir)
+    images = find_images(dataset_dir, leave_out=[output])
     output.mkdir(parents=True, exist_ok=True)
     quarantine = Quarantine(output)
     quarantine.clear()
@@ -49,7 +52,7 @@ def survey(
         allow_first_frame=allow_first_frame,
         allow_for_processing=allow_for_processing,
     )
-    usable = UsableImages([{"image": image} for image in images], load, str(dataset_dir), quarantine)
+    usable = UsableImages([{"image": image} for image in images], load, dataset_dir, quarantine)
     shown: list[torch.Tensor] = []
     names: list[str] = []
     count = 0

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import ensure_tuple_rep
 
-from msdino_monai.errors import RadiographError
+from msdino_monai.errors import RadiographError, one_line
 from msdino_monai.images.dicom import read_dicom
 from msdino_monai.images.display import fit, pad, stretch
 from msdino_monai.images.files import DICOM, RASTER, kind_of
@@ -24,9 +24,16 @@ from msdino_monai.images.raster import read_raster
 def read_radiograph(path: str | Path, rules: Rules = Rules()) -> Radiograph:  # noqa: B008 -- frozen
     """Read a DICOM, PNG, JPEG or NIfTI radiograph, known by its content; what cannot be used is a `RadiographError`."""
     kind = kind_of(path)
-    if kind == DICOM:
-        return read_dicom(path, rules)
-    return read_raster(path) if kind == RASTER else read_nifti(path, rules)
+    try:
+        if kind == DICOM:
+            return read_dicom(path, rules)
+        return read_raster(path) if kind == RASTER else read_nifti(path, rules)
+    except RadiographError:
+        raise
+    except Exception as error:  # a header can be wrong in ways nobody has thought of; one file never stops a run
+        raise RadiographError(
+            "read", one_line(error), "copy the file again from its source, or leave it out"
+        ) from error
 
 
 class LoadRadiograph(Transform):
@@ -65,8 +72,7 @@ class LoadRadiograph(Transform):
         radiograph = read_radiograph(path, self.rules)
         turn = radiograph.orientation
         size = self.img_size[::-1] if turn.transpose else self.img_size
-        rows, columns = radiograph.spacing or (1.0, 1.0)
-        pixels = fit(radiograph.pixels, size, aspect=rows / columns)
+        pixels = fit(radiograph.pixels, size, radiograph.aspect)
         if not torch.isfinite(pixels).all():
             raise RadiographError(
                 "contrast", "pixels that are not finite numbers", "send an image without NaN or infinity"

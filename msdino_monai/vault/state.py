@@ -56,7 +56,7 @@ class ExportState:
 
     def salted_id(self, text: str, kind: Literal["image", "patient"]) -> bytes:
         """16 bytes that stand for an identifier and mean nothing without the salt."""
-        return hmac.digest(self._salt, f"{kind}\0{text}".encode(), hashlib.sha256)[:ID_BYTES]
+        return hmac.digest(self._salt, f"{kind}\0{text}".encode("utf-8", "surrogateescape"), hashlib.sha256)[:ID_BYTES]
 
     def lock_run(self) -> Lock:
         """Held by the one run that may write; refused while another holds it."""

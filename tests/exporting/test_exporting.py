@@ -95,6 +95,10 @@ def test_datalist_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
             list_images(tmp_path, tmp_path / "datalist.json")
 
 
-def test_state_lies_beside_the_export() -> None:
-    assert state_dir_of("out/export/", None) == "out/export.state"
-    assert state_dir_of("out", "elsewhere") == "elsewhere"
+def test_state_lies_beside_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert state_dir_of("out/export/") == f"{tmp_path}/out/export.state"
+    assert state_dir_of(".") == f"{tmp_path}.state"
+    assert state_dir_of("out", "elsewhere") == f"{tmp_path}/elsewhere"
+    with pytest.raises(UserError, match="must not contain each other"):
+        state_dir_of("out", "out/state")

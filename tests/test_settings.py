@@ -33,7 +33,8 @@ def test_known_settings_pass(typed: list[str], flag: str) -> None:
     check_settings({"dataset_dir": "d"})
 
 
-def test_settings_of_an_args_file_are_known(typed: list[str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("typed")
+def test_settings_of_an_args_file_are_known(tmp_path: Path) -> None:
     (tmp_path / "args.json").write_text(f'{{"config_file": "{tmp_path}/a.json"}}')
     assert known_settings(["--args_file", f"{tmp_path}/args.json", "--noise", "1"]) == ["dataset_dir", "noise"]
 

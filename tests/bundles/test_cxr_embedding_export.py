@@ -154,7 +154,15 @@ def test_second_run_skips_what_is_finished_and_takes_what_is_new(hospital: Path,
 
 @pytest.mark.parametrize(
     "change",
-    [{"margin": 3}, {"noise": 0.1}, {"num_views": 2}, {"dtype": "int8"}, {"embedder_seed": 1}, PLAIN_VIEWS],
+    [
+        {"margin": 3},
+        {"allow_burned_in_annotation": True},
+        {"noise": 0.1},
+        {"num_views": 2},
+        {"dtype": "int8"},
+        {"embedder_seed": 1},
+        PLAIN_VIEWS,
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_other_settings_into_the_same_folder_are_refused(
@@ -206,6 +214,60 @@ def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: P
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert sum(shard["images"] for shard in manifest["shards"]) == len(list(hospital.iterdir())) - theirs
     assert main(["withdraw", *arguments, "--patient_id", "unknown"]) == 1, "a mistyped patient must not look withdrawn"
+
+
+def test_withdrawal_after_a_move_completes_the_moved_export(hospital: Path, tmp_path: Path) -> None:
+    flags = ["--dataset_dir", hospital, "--output_dir", tmp_path / "out", "--site_id", "hospital_a"]
+    small = [part for name, value in SMALL.items() for part in (f"--{name}", value)]
+    assert command(EXPORT, *flags, *small).returncode == 0
+    (tmp_path / "out").rename(tmp_path / "moved")
+    (tmp_path / "out.state").rename(tmp_path / "moved.state")
+    patient = str(pydicom.dcmread(next(hospital.iterdir())).PatientID)
+    arguments = ["--state_dir", str(tmp_path / "moved.state"), "--output_dir", str(tmp_path / "moved")]
+    assert main(["withdraw", *arguments, "--patient_id", patient]) == 0
+    assert not (tmp_path / "out").exists()
+    theirs = sum(str(pydicom.dcmread(path).PatientID) == patient for path in hospital.iterdir())
+    assert len(TokenStore(tmp_path / "moved", allow_unsigned=True)) == len(list(hospital.iterdir())) - theirs
+
+
+def test_another_image_under_an_old_name_is_exported(hospital: Path, tmp_path: Path) -> None:
+    first, second = sorted(hospital.iterdir())[:2]
+    for folder, source in (("a", first), ("b", second), ("c", first)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.dcm").write_bytes(source.read_bytes())
+        export(tmp_path / folder, tmp_path / "out")
+    assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == 2
+
+
+def test_dry_run_with_broken_files_does_not_stand_in_the_way(hospital: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "good.dcm").write_bytes(next(hospital.iterdir()).read_bytes())
+    (images / "broken.dcm").write_bytes(b"no image")
+    os.link(images / "good.dcm", os.fsencode(images) + b"/not utf-8 \xfc.dcm")
+    os.mkfifo(images / "pipe")
+    before = os.umask(0o022)
+    try:
+        export(images, tmp_path / "out", dry_run=True)
+        export(images, tmp_path / "out")
+        export(images, tmp_path / "out", dry_run=True)
+    finally:
+        os.umask(before)
+    assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == 1
+    assert (tmp_path / "out.state" / "quarantine.csv").read_text().count("not a regular file") == 1
+
+
+def test_state_inside_the_export_is_refused_before_a_secret_lies_there(hospital: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must not contain each other"):
+        unwrapped(export, hospital, tmp_path / "out", state_dir=str(tmp_path / "out" / "state"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_of_nothing_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "broken.dcm").write_bytes(b"no image")
+    with pytest.raises(UserError, match="no image could be used"):
+        unwrapped(export, tmp_path / "images", tmp_path / "out")
 
 
 def test_dry_run_writes_no_export(hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,6 +362,7 @@ def test_all_of_pydicoms_files_go_through_the_command(pydicom_files: list[Path],
         (["--dataset_dir", "nowhere", "--output_dir", "o", "--site_id", "a"], "is not a folder"),
         (["--dataset_dir", "d", "--output_dir", "o", "--site_id", "a", "--marginn", "1"], "did you mean --margin?"),
         (["--dataset_dir", "d", "--output_dir", "o", "--site_id", "a", "--site_id", "b"], "given twice"),
+        (["--dataset_dir", ".", "--output_dir", "o", "--site_id", "a", "--patch_size", "0"], "must be a whole number"),
         (["--dataset_dir", ".", "--output_dir", "o", "--site_id", "a/b"], "site_id must be letters"),
         (
             ["--dataset_dir", ".", "--output_dir", "o", "--site_id", "a", "--recipient", "age1x"],

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, RandAdjustContrast, RandGaussianSmooth
 
 from msdino_monai.errors import UserError
@@ -15,9 +15,11 @@ from msdino_monai.exporting import (
     Defences,
     describe_transform,
     list_images,
+    recipients_of,
     state_dir_of,
     views_as_batch,
 )
+from msdino_monai.exporting.images import fingerprint
 from msdino_monai.vault import unshuffle_tokens
 
 
@@ -102,3 +104,38 @@ def test_state_lies_beside_the_export(tmp_path: Path, monkeypatch: pytest.Monkey
     assert state_dir_of("out", "elsewhere") == f"{tmp_path}/elsewhere"
     with pytest.raises(UserError, match="must not contain each other"):
         state_dir_of("out", "out/state")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_no_two_views_are_augmented_alike(num_workers: int) -> None:
+    """Forked workers start from one random state; sharing it would give copies of one view."""
+    views = AugmentedViewsd("image", Compose([RandAdjustContrast(prob=1, gamma=(0.5, 2))]), num_views=3)
+    image = torch.rand(1, 16, 16)
+    loader = DataLoader(Dataset([{"image": image}] * 8, views), batch_size=1, num_workers=num_workers)
+    drawn = torch.cat([torch.as_tensor(batch["image"]).flatten(0, 1) for batch in loader])
+    assert len(torch.unique(drawn, dim=0)) == 24
+
+
+@pytest.mark.parametrize("value", ["", " ", ",", [], 0, "age1x"])
+def test_recipient_that_is_given_must_be_one(value: object) -> None:
+    with pytest.raises(UserError, match=r"recipient is given but empty|not an age public key"):
+        recipients_of(value)
+    assert recipients_of(None) == ()
+
+
+def test_images_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:
+    big = np.random.default_rng(0).integers(0, 255, 400_000, dtype=np.uint8)
+    for name, change in {"a": -1, "copy of a": -1, "start": 10, "middle": 200_000, "end": 399_990}.items():
+        data = big.copy()
+        if change >= 0:
+            data[change] ^= 1
+        (tmp_path / name).write_bytes(data.tobytes())
+    prints = {name: fingerprint(tmp_path / name) for name in ("a", "copy of a", "start", "middle", "end")}
+    assert prints["a"] == prints["copy of a"]
+    assert len(set(prints.values())) == 4
+    assert fingerprint(tmp_path / "absent").startswith("no file")
+
+
+def test_datalist_without_a_patient_names_nobody(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_text('{"training": [{"image": "a.dcm", "patient": null}]}')
+    assert list_images(tmp_path, tmp_path / "datalist.json") == [{"image": "a.dcm", "patient": ""}]

@@ -285,3 +285,54 @@ def test_rules_are_not_bent_by_an_empty_modality(write_dicom: WriteDicom, pictur
     assert dicom.read_dicom(path).pixels.shape == (96, 80)
     with pytest.raises(RadiographError, match="not a radiograph"):
         dicom.read_dicom(path, Rules(modalities=("CR",)))
+
+
+def test_rescale_comes_before_the_voi_lookup_table(write_dicom: WriteDicom, picture: np.ndarray) -> None:
+    table = np.round(60000 * np.linspace(0, 1, 4096) ** 2)
+    path = write_dicom(picture, RescaleSlope=0.5, RescaleIntercept=10, VOILUTSequence=Sequence([lut(0, table)]))
+    indices = np.round(picture * 0.5 + 10).astype(int)
+    expected = load(write_dicom(table[indices].astype(np.uint16), "expected.dcm"))
+    torch.testing.assert_close(load(path), expected, atol=1e-3, rtol=0)
+
+
+def test_bits_in_an_odd_place_are_refused_rather_than_cut(write_dicom: WriteDicom, picture: np.ndarray) -> None:
+    with pytest.raises(RadiographError, match="BitsStored 12 with HighBit 15"):
+        load(write_dicom(picture << 4, BitsStored=12, HighBit=15))
+
+
+@pytest.mark.parametrize(
+    ("written", "dtype", "meant"), [(63536, "i2", -2000), (-2000, "i2", -2000), (63536, "u2", 63536), (-1, "u1", 255)]
+)
+def test_padding_value_may_be_the_unsigned_twin(written: int, dtype: str, meant: int) -> None:
+    assert dicom._as_stored(written, np.dtype(dtype)) == meant
+
+
+@pytest.mark.parametrize("letters", [["", ""], ["L", ""], ["X", "F"], ["L"]])
+def test_orientation_that_says_nothing_changes_nothing(
+    write_dicom: WriteDicom, picture: np.ndarray, letters: list[str]
+) -> None:
+    torch.testing.assert_close(load(write_dicom(picture, PatientOrientation=letters)), load(write_dicom(picture)))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"PixelSpacing": [1e300, 1e-300]},
+        {"PixelPaddingValue": 0, "PixelPaddingRangeLimit": 4464},
+        {"WindowCenter": [1, 2, 3], "WindowWidth": [0, 1, 2]},
+        {"BitsStored": None},
+        {"PhotometricInterpretation": "NONSENSE"},
+        {"SamplesPerPixel": 7},
+        {"Rows": [96, 3]},
+    ],
+    ids=str,
+)
+def test_nonsense_in_a_header_never_stops_a_run(
+    write_dicom: WriteDicom, picture: np.ndarray, header: dict[str, Any]
+) -> None:
+    path, refusals = write_dicom(picture, **header), []
+    try:
+        assert torch.isfinite(load(path)).all()
+    except RadiographError as error:
+        refusals.append(error)
+    assert all(error.reason and error.advice for error in refusals)

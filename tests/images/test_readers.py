@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,3 +147,79 @@ def test_empty_or_missing_folder_is_one_line(tmp_path: Path) -> None:
         find_images(tmp_path)
     with pytest.raises(UserError, match="is not a folder"):
         find_images(tmp_path / "absent")
+
+
+def test_deep_grey_with_a_transparent_value_keeps_its_depth(tmp_path: Path, picture: np.ndarray) -> None:
+    Image.fromarray(picture).save(tmp_path / "plain.png")
+    Image.fromarray(picture).save(tmp_path / "transparent.png", transparency=70)
+    torch.testing.assert_close(load(tmp_path / "transparent.png"), load(tmp_path / "plain.png"))
+
+
+def test_deep_colour_is_refused_rather_than_flattened(tmp_path: Path, picture: np.ndarray) -> None:
+    """Pillow cannot write 16-bit colour, so the header alone is changed to depth 16."""
+    Image.fromarray((picture // 16).astype(np.uint8)).convert("RGB").save(tmp_path / "deep.png")
+    data = bytearray((tmp_path / "deep.png").read_bytes())
+    data[24] = 16
+    (tmp_path / "deep.png").write_bytes(data)
+    with pytest.raises(RadiographError, match="16-bit colour"):
+        load(tmp_path / "deep.png")
+
+
+@pytest.mark.parametrize("name", ["no extension", "image.img.gz", "wrong.png", "plain.nii.gz"])
+def test_nifti_is_known_by_its_content(tmp_path: Path, picture: np.ndarray, name: str) -> None:
+    source = nifti(tmp_path / ("a.nii.gz" if name.endswith(".img.gz") else "a.nii"), picture)
+    (tmp_path / name).write_bytes(source.read_bytes())
+    torch.testing.assert_close(load(tmp_path / name), load(source))
+
+
+def test_colour_nifti_becomes_grey(tmp_path: Path, picture: np.ndarray) -> None:
+    grey = (picture.T // 16).astype(np.uint8)
+    colour = np.zeros(grey.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    for name in "RGB":
+        colour[name] = grey
+    nibabel.save(nibabel.Nifti1Image(colour, np.diag([-1, -1, 1, 1])), tmp_path / "colour.nii")
+    torch.testing.assert_close(load(tmp_path / "colour.nii"), load(nifti(tmp_path / "grey.nii", grey.T)))
+
+
+@pytest.mark.parametrize("offset", range(0, 352, 8))
+def test_no_damaged_header_gets_past_the_reader(tmp_path: Path, picture: np.ndarray, offset: int) -> None:
+    data, refusals = bytearray(nifti(tmp_path / "image.nii", picture).read_bytes()), []
+    data[offset : offset + 8] = b"\xff" * 8
+    (tmp_path / "broken.nii").write_bytes(data)
+    try:
+        assert torch.isfinite(load(tmp_path / "broken.nii")).all()
+    except RadiographError as error:
+        refusals.append(error)
+    assert all(error.reason for error in refusals)
+
+
+def test_flipped_bits_in_a_gzip_are_refused(tmp_path: Path, picture: np.ndarray) -> None:
+    whole = nifti(tmp_path / "image.nii.gz", picture).read_bytes()
+    for offset in range(20, len(whole), len(whole) // 40):
+        data = bytearray(whole)
+        data[offset] ^= 4
+        (tmp_path / "broken.nii.gz").write_bytes(data)
+        with pytest.raises(RadiographError):
+            load(tmp_path / "broken.nii.gz")
+
+
+def test_pipe_among_the_images_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RadiographError, match="not a regular file"):
+        load(tmp_path / "pipe")
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    (tmp_path / "images/deep").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.dcm").touch()
+    (tmp_path / "images/link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images/deep/loop").symlink_to(tmp_path / "images")
+    assert find_images(tmp_path / "images") == ["link/a.dcm"]
+
+
+def test_own_folders_are_not_searched(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/contact_sheet.png").touch()
+    (tmp_path / "a.png").touch()
+    assert find_images(tmp_path, leave_out=[tmp_path / "out"]) == ["a.png"]

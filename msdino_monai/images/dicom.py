@@ -194,13 +194,7 @@ def _air_beside(shown: torch.Tensor, padded: NDArray[np.bool_] | None, inverted:
 
 
 def _windowed(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
-    slope, intercept = _number(dataset.get("RescaleSlope"), 1.0), _number(dataset.get("RescaleIntercept"), 0.0)
-    if dataset.get("ModalityLUTSequence"):
-        shown = torch.from_numpy(apply_modality_lut(stored, dataset).astype(np.float32))
-    else:
-        shown = torch.from_numpy(stored.astype(np.float32))
-        if (slope, intercept) != (1.0, 0.0) and slope != 0.0:
-            shown = shown.mul_(slope).add_(intercept)
+    shown = _rescaled(stored, dataset)
     if dataset.get("VOILUTSequence"):
         indices = shown.round().to(torch.int32).numpy()  # the table is indexed by rescaled values
         return torch.from_numpy(np.asarray(apply_voi(indices, dataset), dtype=np.float32))
@@ -209,10 +203,24 @@ def _windowed(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
         return shown
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     function = function if function in WINDOW_FUNCTIONS else "LINEAR"
-    low, high = shown.aminmax()
-    edges = apply_window(torch.stack([low, high]), center, width, function)
-    hides_everything = bool(high > low) and bool(edges[0] == edges[1])
-    return shown if hides_everything else apply_window(shown, center, width, function)
+    if dataset.get("ModalityLUTSequence"):  # need not be monotonic
+        extremes = torch.stack(shown.aminmax())
+    else:
+        extremes = _rescaled(np.stack([stored.min(), stored.max()]), dataset)  # twice as fast on the stored integers
+    after = apply_window(extremes.clone(), center, width, function)
+    cuts_nothing = torch.equal(after, extremes)
+    hides_everything = bool(after[0] == after[1])
+    return shown if cuts_nothing or hides_everything else apply_window(shown, center, width, function)
+
+
+def _rescaled(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
+    if dataset.get("ModalityLUTSequence"):
+        return torch.from_numpy(apply_modality_lut(stored, dataset).astype(np.float32))
+    values = torch.from_numpy(stored.astype(np.float32))
+    slope, intercept = _number(dataset.get("RescaleSlope"), 1.0), _number(dataset.get("RescaleIntercept"), 0.0)
+    if slope == 0.0 or (slope, intercept) == (1.0, 0.0):
+        return values
+    return values.mul_(slope).add_(intercept)
 
 
 def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:

@@ -31,9 +31,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+BENCHMARKS ?= read_dicom token_store cohort export site_shift
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/read_dicom.py --output_file docs/benchmarks/read_dicom.json
-	$(BIN)/python benchmarks/token_store.py --output_file docs/benchmarks/token_store.json
+	for name in $(BENCHMARKS); do \
+	    $(BIN)/python benchmarks/$$name.py --output_file docs/benchmarks/$$name.json || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """How fast random batches come out of the token store, against reading sample by sample, in one process.
 
-    python benchmarks/token_store.py --output token_store.json
+    python benchmarks/token_store.py --output_file docs/benchmarks/token_store.json
 
 Every way reads the same random images with warm page cache; rounds take turns, medians are shown.
 """
@@ -8,17 +8,18 @@ Every way reads the same random images with warm page cache; rounds take turns, 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import numpy.typing as npt
+from measuring import machine, parser_of, ratio, report, save, spread
 
 from msdino_monai.vault import ExportDescription, ExportWriter, TokenStore
+
+BAR = 3.0
 
 Batch = npt.NDArray[np.int64]
 Read = Callable[[Batch], npt.NDArray[np.floating]]
@@ -32,7 +33,8 @@ def write_export(folder: Path, arguments: argparse.Namespace) -> Path:
         num_tokens=arguments.tokens,
         embedding_dim=arguments.dim,
     )
-    tokens = np.random.default_rng(0).standard_normal((1, arguments.tokens, arguments.dim)).astype(np.float16)
+    rng = np.random.default_rng(arguments.seed)
+    tokens = rng.standard_normal((1, arguments.tokens, arguments.dim)).astype(np.float16)
     with ExportWriter(folder / "export", folder / "state", description) as writer:
         for index in range(arguments.images):
             writer.add(index.to_bytes(16, "big"), np.roll(tokens, index))
@@ -63,9 +65,9 @@ def ways_to_read(export: Path, arguments: argparse.Namespace) -> dict[str, Read]
     }
 
 
-def measure(ways: dict[str, Read], arguments: argparse.Namespace) -> dict[str, float]:
-    """Token sets per second of each way."""
-    rng = np.random.default_rng(1)
+def measure(ways: dict[str, Read], arguments: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each way in every round; all ways read the same batch."""
+    rng = np.random.default_rng(arguments.seed + 1)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(arguments.rounds + 2):
         batch = rng.integers(0, arguments.images, arguments.batch)
@@ -79,33 +81,41 @@ def measure(ways: dict[str, Read], arguments: argparse.Namespace) -> dict[str, f
                 expected = tokens.copy()
             else:
                 np.testing.assert_array_equal(tokens, expected)
-    return {name: arguments.batch / median(times) for name, times in seconds.items()}
+    return seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--tokens", type=int, default=196)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--output", type=Path, help="also write the numbers as JSON")
+    parser.add_argument("--rounds", type=int, default=60)
     arguments = parser.parse_args()
+    started_on = machine()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         export = write_export(Path(folder), arguments)
         written = arguments.images / (time.perf_counter() - start)
-        rates = measure(ways_to_read(export, arguments), arguments)
-    slowest = next(iter(rates.values()))
-    print(f"{arguments.images} x {arguments.tokens} x {arguments.dim} float16, batch {arguments.batch}")
-    print(f"{'way':<36}{'sets/s':>10}{'ratio':>8}")
-    for name, rate in rates.items():
-        print(f"{name:<36}{rate:>10,.0f}{rate / slowest:>8.2f}")
-    print(f"{'written and committed (images/s)':<36}{written:>10,.0f}")
-    if arguments.output:
-        settings = {key: value for key, value in vars(arguments).items() if key != "output"}
-        result = {"settings": settings, "sets_per_second": rates, "written_per_second": written}
-        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        seconds = measure(ways_to_read(export, arguments), arguments)
+    opened, kept = list(seconds.values())[:2]
+    ways = {
+        name: {
+            "sets_per_second": spread([arguments.batch / one for one in times]),
+            "over_files_opened_each_time": ratio(opened, times),
+            "over_maps_kept_open": ratio(kept, times),
+        }
+        for name, times in seconds.items()
+    }
+    rows = [
+        [name, *(way["sets_per_second"][key] for key in ("median", "q1", "q3")),
+         way["over_files_opened_each_time"]["median"], way["over_maps_kept_open"]["median"]]
+        for name, way in ways.items()
+    ]  # fmt: skip
+    title = f"{arguments.images} x {arguments.tokens} x {arguments.dim} float16, batch {arguments.batch} (bar {BAR})"
+    report(title, ["way", "sets/s", "q1", "q3", "over opening", "over maps"], rows)
+    print(f"written and committed: {written:,.0f} images/s")
+    save(arguments, started_on, {"bar": BAR, "ways": ways, "written_per_second": written})
 
 
 if __name__ == "__main__":

@@ -30,6 +30,9 @@ def _written_in(mask: NDArray[np.bool_]) -> bool:
     on = int(np.count_nonzero(mask))
     if not _MIN_RUNS * _MIN_ROWS <= on <= _MAX_SHARE * mask.size:
         return False
+    busy_rows = np.count_nonzero(mask, axis=1) >= _MIN_RUNS
+    if not busy_rows.any():
+        return False
     height, width = mask.shape
     edges = np.zeros((height, width + 2), dtype=np.int8)
     edges[:, 1:-1] = mask

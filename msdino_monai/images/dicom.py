@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import Tag
 
 from msdino_monai.errors import RadiographError, one_line
 from msdino_monai.images.burned_in import shows_text
@@ -28,7 +29,7 @@ except ImportError:  # pydicom 2.4
     get_decoder = None
 
 # The reader asks for nothing that names a patient.
-_TAGS = str.split("""
+_KEYWORDS = str.split("""
 SOPClassUID Modality PresentationIntentType ViewPosition ViewCodeSequence PatientOrientation BurnedInAnnotation
 SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
 HighBit PixelRepresentation PixelData FloatPixelData DoubleFloatPixelData ExtendedOffsetTable
@@ -40,6 +41,8 @@ RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColor
 SegmentedRedPaletteColorLookupTableData SegmentedGreenPaletteColorLookupTableData
 SegmentedBluePaletteColorLookupTableData
 """)
+
+_TAGS = [Tag(keyword) for keyword in _KEYWORDS]  # pydicom would look keywords up anew for every file
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 

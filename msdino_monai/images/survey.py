@@ -15,6 +15,7 @@ from tqdm import tqdm
 from msdino_monai.images.contact_sheet import contact_sheet
 from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.files import find_images
+from msdino_monai.images.memory import keep_memory
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiographd
 from msdino_monai.numbers import check_whole_numbers
@@ -56,7 +57,9 @@ def survey(
     shown: list[torch.Tensor] = []
     names: list[str] = []
     count = 0
-    loader = DataLoader(usable, batch_size=None, num_workers=num_workers, collate_fn=no_collation)
+    loader = DataLoader(
+        usable, batch_size=None, num_workers=num_workers, collate_fn=no_collation, worker_init_fn=keep_memory
+    )
     for sample in tqdm(loader, desc="survey", unit=" images", disable=not sys.stderr.isatty()):
         count += 1
         if len(shown) < pictures:

@@ -277,7 +277,7 @@ def test_reader_asks_for_nothing_that_names_the_patient(write_dicom: WriteDicom,
     dataset = dicom._open(write_dicom(picture))
     assert "hospital-number-77" not in str(dataset)
     assert "Doe" not in str(dataset)
-    assert not any("Patient" in keyword and keyword != "PatientOrientation" for keyword in dicom._TAGS)
+    assert not any("Patient" in keyword and keyword != "PatientOrientation" for keyword in dicom._KEYWORDS)
 
 
 def test_rules_are_not_bent_by_an_empty_modality(write_dicom: WriteDicom, picture: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,10 +64,21 @@ def one_line_excepthook(kind: type[BaseException], error: BaseException, trace: 
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError) or (isinstance(cause, ValueError) and _is_ours(cause)):
-            print(f"error: {cause}", file=sys.stderr)
+            print(f"error: {_without_worker_traceback(str(cause))}", file=sys.stderr)
+            return
+        if isinstance(cause, RuntimeError) and re.match(r"DataLoader worker .* (killed|exited)", str(cause)):
+            advice = "give it fewer --num_workers or more memory; the same command goes on from here."
+            print(f"error: a process that reads images was killed; {advice}", file=sys.stderr)
             return
         cause = cause.__cause__ or cause.__context__
     sys.__excepthook__(kind, error, trace)
+
+
+def _without_worker_traceback(message: str) -> str:
+    """torch puts a loader worker's whole traceback into the message; the last line is what was meant."""
+    if "Original Traceback" not in message:
+        return message
+    return message.strip().splitlines()[-1].partition(": ")[2]
 
 
 def _is_ours(error: BaseException) -> bool:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from msdino_monai.errors import UserError
 from msdino_monai.flags import as_flag
@@ -79,6 +82,39 @@ def test_refused_argument_of_our_own_is_one_line(capsys: pytest.CaptureFixture[s
     error = wrapped(refusal.value)
     one_line_excepthook(type(error), error, None)
     assert capsys.readouterr().err.startswith("error: margin must leave pixels")
+
+
+class Files(Dataset):  # type: ignore[type-arg]
+    """A data set whose worker finds something the user can put right, or is killed."""
+
+    def __init__(self, killed: bool) -> None:
+        self.killed = killed
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        if self.killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("disk full; free space.")
+
+
+@pytest.mark.parametrize(
+    ("killed", "message"),
+    [(False, "error: disk full; free space.\n"), (True, "error: a process that reads images was")],
+)
+def test_trouble_in_a_loader_worker_is_one_line(killed: bool, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((UserError, RuntimeError)) as trouble:
+        list(DataLoader(Files(killed), num_workers=1))
+    one_line_excepthook(trouble.type, trouble.value, None)
+    shown = capsys.readouterr().err
+    assert shown.startswith(message)
+    assert shown.count("\n") == 1
+
+
+def test_interruption_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    one_line_excepthook(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here.\n"
 
 
 def test_error_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:

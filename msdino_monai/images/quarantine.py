@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from msdino_monai.errors import RadiographError
+from msdino_monai.errors import RadiographError, UserError
 
 HEADER = ("file", "step", "reason", "what to do")
 
@@ -54,16 +54,20 @@ class Quarantine:
 
 def _append(path: Path, row: tuple[str, ...]) -> None:
     line = io.StringIO()
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    writer = csv.writer(line)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # loader workers and ranks share the file
-        writer = csv.writer(line)
-        if os.fstat(descriptor).st_size == 0:
-            writer.writerow(HEADER)
-        writer.writerow([" ".join(text.split()) if text.isprintable() else ascii(text) for text in row])
-        os.write(descriptor, line.getvalue().encode())
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # loader workers and ranks share the file
+            if os.fstat(descriptor).st_size == 0:
+                writer.writerow(HEADER)
+            writer.writerow([" ".join(text.split()) if text.isprintable() else ascii(text) for text in row])
+            os.write(descriptor, line.getvalue().encode())
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        advice = "free space or mend the permissions, then run the same command again"
+        raise UserError(f"cannot write {path}: {error.strerror}; {advice}.") from error
 
 
 def _rows(path: Path) -> Iterator[dict[str, str]]:

@@ -149,6 +149,9 @@ def test_second_run_skips_what_is_finished_and_takes_what_is_new(hospital: Path,
     export(images, tmp_path / "out")
     second = {path.name: path.read_bytes() for path in (tmp_path / "out" / "shards").iterdir()}
     assert first.items() <= second.items(), "what was acknowledged is not touched"
+    manifest = (tmp_path / "out" / "manifest.json").read_bytes()
+    export(images, tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest, "a run with nothing to do changes nothing"
     assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == len(files)
 
 

@@ -12,7 +12,7 @@ from monai.data.utils import no_collation
 from PIL import Image
 
 from msdino_monai.__main__ import main
-from msdino_monai.errors import RadiographError
+from msdino_monai.errors import RadiographError, UserError
 from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiographd
@@ -101,3 +101,9 @@ def test_survey_of_good_files_succeeds_and_forgets_old_rows(folder: Path, tmp_pa
             path.unlink()
     assert main(arguments) == 0
     assert not (output / "quarantine.csv").exists()
+
+
+def test_note_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path / "absent")
+    with pytest.raises(UserError, match=r"cannot write .*quarantine\.csv: No such file"):
+        quarantine.reject("a.dcm", RadiographError("open", "x", "y"))

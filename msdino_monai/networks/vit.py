@@ -78,6 +78,7 @@ class ViTBody(nn.Module):
         if min(num_registers, num_positions) < 0:
             raise ValueError(f"num_registers and num_positions start at 0, got {num_registers} and {num_positions}.")
         self.hidden_size, self.num_registers = hidden_size, num_registers
+        self.num_heads, self.mlp_dim = num_heads, mlp_dim
         self.to_hidden = nn.Linear(embedding_dim, hidden_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, hidden_size))
         self.registers = nn.Parameter(torch.zeros(1, num_registers, hidden_size)) if num_registers else None
@@ -91,6 +92,18 @@ class ViTBody(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         if self.registers is not None:
             nn.init.trunc_normal_(self.registers, std=0.02)
+
+    @torch.jit.unused
+    def sizes(self) -> dict[str, int]:
+        """What the constructor must be given to hold these weights, position codes aside."""
+        return {
+            "embedding_dim": self.to_hidden.in_features,
+            "hidden_size": self.hidden_size,
+            "mlp_dim": self.mlp_dim,
+            "num_layers": len(self.blocks),
+            "num_heads": self.num_heads,
+            "num_registers": self.num_registers,
+        }
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         hidden = self.embed(tokens)

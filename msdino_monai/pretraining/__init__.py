@@ -1,0 +1,59 @@
+"""The coordinator's side: masked-sampling DINO on the hospitals' exports."""
+
+from msdino_monai.pretraining.branch import Branch, start_teacher
+from msdino_monai.pretraining.checkpoint import Checkpoints
+from msdino_monai.pretraining.collapse import CollapseGuard
+from msdino_monai.pretraining.curves import Curves, CurvesFile
+from msdino_monai.pretraining.head import DINOHead
+from msdino_monai.pretraining.labelled import embedding_of, read_labelled
+from msdino_monai.pretraining.loss import Centring, DistillationLoss, SinkhornKnopp
+from msdino_monai.pretraining.optimizer import adamw, scaled_learning_rate
+from msdino_monai.pretraining.probe import Probe
+from msdino_monai.pretraining.result import save_result
+from msdino_monai.pretraining.sampling import MaskedSampling
+from msdino_monai.pretraining.schedule import FrozenPrototypes, Schedule, ScheduleHandler
+from msdino_monai.pretraining.token_batches import TokenBatches
+from msdino_monai.pretraining.trainer import DistillationTrainer
+from msdino_monai.pretraining.workplace import (
+    begin,
+    compiled,
+    is_watched,
+    loss_of,
+    own_folder,
+    read_probe_images,
+    shows_curves,
+    targets_of,
+)
+
+__all__ = [
+    "Branch",
+    "Centring",
+    "Checkpoints",
+    "CollapseGuard",
+    "Curves",
+    "CurvesFile",
+    "DINOHead",
+    "DistillationLoss",
+    "DistillationTrainer",
+    "FrozenPrototypes",
+    "MaskedSampling",
+    "Probe",
+    "Schedule",
+    "ScheduleHandler",
+    "SinkhornKnopp",
+    "TokenBatches",
+    "adamw",
+    "begin",
+    "compiled",
+    "embedding_of",
+    "is_watched",
+    "loss_of",
+    "own_folder",
+    "read_labelled",
+    "read_probe_images",
+    "save_result",
+    "scaled_learning_rate",
+    "shows_curves",
+    "start_teacher",
+    "targets_of",
+]

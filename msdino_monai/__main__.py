@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fire
@@ -18,6 +18,7 @@ from msdino_monai.flags import as_flag, check_flags
 VERBS = {
     "cohort": ("msdino_monai.images.cohort", "write_cohort", "write a synthetic multi-hospital chest X-ray cohort"),
     "confirm": ("msdino_monai.vault.receive", "confirm", "check the coordinator's receipt, at the hospital"),
+    "datalist": ("msdino_monai.finetuning.datalists", "DATALISTS", "make a MONAI datalist of a public data set"),
     "keygen": ("msdino_monai.vault.keygen", "keygen", "make key pairs for a coordinator or a site"),
     "receive": ("msdino_monai.vault.receive", "receive", "check an export whole and write a receipt"),
     "survey": (
@@ -54,6 +55,16 @@ def explain(verb: str, function: Callable[..., Any]) -> str:
     )
 
 
+def choices(verb: str, functions: Mapping[str, Callable[..., Any]]) -> str:
+    """The help of a verb that does its work for several things: the first line on each."""
+    width = max(map(len, functions))
+    lines = [
+        f"  {name:<{width}}  {(inspect.getdoc(each) or '').partition(chr(10))[0]}" for name, each in functions.items()
+    ]
+    usage = f"usage: python -m msdino_monai {verb} <name> [--flag value ...]"
+    return "\n".join([usage, "", *lines, "", f"python -m msdino_monai {verb} <name> --help explains one."])
+
+
 def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Refuse flags the function does not have and flags it cannot do without."""
     parameters = inspect.signature(function).parameters
@@ -87,6 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     module, name, _ = VERBS[verb]
     function = getattr(importlib.import_module(module), name)
+    if isinstance(function, Mapping):
+        functions, (choice, *arguments) = function, arguments or [""]
+        if choice in ("", "-h", "--help", "help"):
+            print(choices(verb, functions))
+            return 0
+        if choice not in functions:
+            print(f"msdino_monai {verb}: unknown {choice!r}; it is one of: {', '.join(functions)}.", file=sys.stderr)
+            return 2
+        verb, function = f"{verb} {choice}", functions[choice]
     if {"-h", "--help"} & set(arguments):
         print(explain(verb, function))
         return 0

@@ -29,7 +29,9 @@ def default_device() -> torch.device:
 
 
 def join_ranks() -> None:
-    """Meet the other ranks, if there are any."""
+    """Meet the other ranks, if there are any; each keeps to its own GPU."""
+    if under_torchrun() and torch.cuda.is_available():
+        torch.cuda.set_device(default_device())
     if under_torchrun() and not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
@@ -43,7 +45,7 @@ def parallel(network: nn.Module) -> nn.Module:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    return network.module if isinstance(network, DistributedDataParallel) else network  # type: ignore[no-any-return]
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 def barrier() -> None:

@@ -4,8 +4,7 @@ Every hospital must use the same one, so it is drawn from a seed (or taken from 
 of its weights. It is linear and known to everybody: it hides nothing by itself.
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: TorchScript must see the types of the buffers, not their names.
 import hashlib
 import json
 import pickle
@@ -80,7 +79,8 @@ class PatchEmbedding(nn.Module):
 
     @property
     def num_tokens(self) -> int:
-        return (self.img_size // self.patch_size) ** 2
+        side = self.img_size // self.patch_size
+        return side * side  # TorchScript takes a power for a float
 
     @property
     def embedding_dim(self) -> int:

@@ -4,12 +4,25 @@ from msdino_monai.pretraining.branch import Branch, start_teacher
 from msdino_monai.pretraining.checkpoint import Checkpoints
 from msdino_monai.pretraining.collapse import CollapseGuard
 from msdino_monai.pretraining.curves import Curves, CurvesFile
+from msdino_monai.pretraining.encoder import check_weights, encoder_of
+from msdino_monai.pretraining.features import (
+    ExportedTokens,
+    FeatureFile,
+    FeatureInferer,
+    body_for,
+    classes_of,
+    images_only,
+    list_images,
+    list_labelled,
+    named,
+    report_probes,
+)
 from msdino_monai.pretraining.head import DINOHead
 from msdino_monai.pretraining.labelled import embedding_of, read_labelled
 from msdino_monai.pretraining.loss import Centring, DistillationLoss, SinkhornKnopp
 from msdino_monai.pretraining.optimizer import adamw, scaled_learning_rate
 from msdino_monai.pretraining.probe import Probe
-from msdino_monai.pretraining.result import save_result
+from msdino_monai.pretraining.result import check_result, save_result
 from msdino_monai.pretraining.sampling import MaskedSampling
 from msdino_monai.pretraining.schedule import FrozenPrototypes, Schedule, ScheduleHandler
 from msdino_monai.pretraining.token_batches import TokenBatches
@@ -35,6 +48,9 @@ __all__ = [
     "DINOHead",
     "DistillationLoss",
     "DistillationTrainer",
+    "ExportedTokens",
+    "FeatureFile",
+    "FeatureInferer",
     "FrozenPrototypes",
     "MaskedSampling",
     "Probe",
@@ -44,13 +60,23 @@ __all__ = [
     "TokenBatches",
     "adamw",
     "begin",
+    "check_result",
+    "body_for",
+    "check_weights",
+    "classes_of",
     "compiled",
     "embedding_of",
+    "encoder_of",
+    "images_only",
     "is_watched",
+    "list_images",
+    "list_labelled",
     "loss_of",
+    "named",
     "own_folder",
     "read_labelled",
     "read_probe_images",
+    "report_probes",
     "save_result",
     "scaled_learning_rate",
     "shows_curves",

@@ -71,27 +71,37 @@ class Checkpoints:
         self.folder, self.parts, self.batches = Path(folder).expanduser(), {**parts, "random": RandomState()}, batches
         self.settings, self.every_iterations, self.keep = plain(settings), every_iterations, keep
         self.interrupted = False
-        self._asked_to_stop = False
+        self._asked_to_stop, self._saved = False, 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._after_iteration)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._after_epoch)
 
     def _after_iteration(self, engine: Engine) -> None:
-        stop = torch.tensor(float(self._asked_to_stop))
-        if float(sum_across_ranks(stop)) > 0 and not engine.should_terminate:
+        """Not before a step is whole, and not where an epoch ends: its curves come first."""
+        if not engine.state.output["stepped"] or engine.state.iteration % len(self.batches) == 0:
+            return
+        due = self.every_iterations and engine.state.iteration - self._saved >= self.every_iterations
+        self._save_or_stop(engine, bool(due))
+
+    def _after_epoch(self, engine: Engine) -> None:
+        self._save_or_stop(engine, True)
+
+    def _save_or_stop(self, engine: Engine, due: bool) -> None:
+        stop = float(sum_across_ranks(torch.tensor(float(self._asked_to_stop)))) > 0 and not engine.should_terminate
+        if stop or due:
+            self._save(engine)
+        if stop:
             self.interrupted = True
-            self._save(engine)
             engine.terminate()
-        elif self.every_iterations and engine.state.iteration % self.every_iterations == 0:
-            self._save(engine)
 
     def _save(self, engine: Engine) -> None:
         """One file for all ranks: they hold the same networks, optimizer and centre."""
         if engine.should_terminate:  # a fault: what is in memory is not worth keeping
             return
+        self._saved = int(engine.state.iteration)
+        state = {name: part.state_dict() for name, part in self.parts.items()}  # the curves add up over all ranks
         if rank() == 0:
-            state = {name: part.state_dict() for name, part in self.parts.items()}
             content = {
                 "version": _VERSION,
                 "iteration": int(engine.state.iteration),
@@ -106,20 +116,22 @@ class Checkpoints:
         barrier()
 
     def restore(self, engine: Engine) -> int:
-        """Bring the newest whole checkpoint back, if there is one; returns its iteration, or 0."""
+        """Bring the newest whole checkpoint back; the first run keeps its start. Returns the iteration."""
         found = self._newest()
         if found is None:
+            self._save(engine)
             return 0
         path, content = found
         self._refuse_other_settings(path, content["settings"])
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         iteration = int(content["iteration"])
-        self.batches.iteration = iteration
+        self.batches.iteration = self._saved = iteration
         engine.load_state_dict(
             {"iteration": iteration, "epoch_length": len(self.batches), "max_epochs": engine.state.max_epochs}
         )
-        _log.info("Going on after iteration %d from %s.", iteration, path)
+        if rank() == 0:
+            _log.info("Going on after iteration %d from %s.", iteration, path)
         return iteration
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:

@@ -17,8 +17,8 @@ import torch
 from ignite.engine import Engine, Events
 from monai.metrics import compute_embedding_collapse
 
-from msdino_monai.distributed import rank, world_size
-from msdino_monai.pretraining.loss import Terms, mean_across_ranks
+from msdino_monai.distributed import gather_across_ranks, rank, sum_across_ranks, world_size
+from msdino_monai.pretraining.loss import Terms
 from msdino_monai.vault.atomic import make_folder, write_file
 
 _log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Curves:
 
     def __init__(self) -> None:
         self._sums = torch.zeros(len(Terms._fields) + 1, dtype=torch.float64)
-        self._count = 0
+        self._count, self._steps = 0, 0
         self._pending: list[torch.Tensor] = []
         self._features: list[torch.Tensor] = []
         self._started, self._images = time.perf_counter(), 0
@@ -51,39 +51,41 @@ class Curves:
     def _collect(self, engine: Engine) -> None:
         output = engine.state.output
         self._pending.append(torch.stack([*output["terms"], output["gradient_norm"]]))
+        self._steps += int(output["stepped"])
         self._images += len(output["batch"]["index"]) * world_size()
-        self._features.append(output["teacher_features"])
+        self._features.append(gather_across_ranks(output["teacher_features"]))
         while sum(map(len, self._features[1:])) >= FEATURE_ROWS:
             del self._features[0]
 
     def _settle(self) -> None:
         """Add up what iterations left on the device: once per epoch or checkpoint, not once per iteration."""
         if self._pending:
-            self._sums += torch.stack(self._pending).double().sum(0).cpu()
+            self._sums += sum_across_ranks(torch.stack(self._pending).double().sum(0)).cpu() / world_size()
             self._count += len(self._pending)
             self._pending.clear()
 
     def _summarise(self, engine: Engine) -> None:
         self._settle()
-        means = mean_across_ranks((self._sums / max(1, self._count))[None]).tolist()
+        means = (self._sums / torch.tensor([*[self._count] * len(Terms._fields), self._steps]).clamp_min(1)).tolist()
         seconds = max(time.perf_counter() - self._started, 1e-9)
         engine.state.metrics |= {
             **dict(zip((*Terms._fields, "gradient_norm"), means, strict=True)),
             **engine.state.schedule,
-            "feature_rank": feature_rank(torch.cat(self._features)),
+            "feature_rank": feature_rank(torch.cat([rows.cpu() for rows in self._features])),
             "images_per_second": self._images / seconds,
             "seconds": seconds,
         }
         self._sums.zero_()
-        self._count = 0
+        self._count, self._steps = 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         self._settle()
-        return {"sums": self._sums.clone(), "count": self._count, "features": torch.cat(self._features).cpu()}
+        features = [rows.cpu() for rows in self._features]
+        return {"sums": self._sums.clone(), "count": self._count, "steps": self._steps, "features": features}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._sums, self._count = state["sums"].clone(), int(state["count"])
-        self._pending, self._features = [], [state["features"]]
+        self._sums, self._count, self._steps = state["sums"].clone(), int(state["count"]), int(state["steps"])
+        self._pending, self._features = [], list(state["features"])
 
 
 def feature_rank(features: torch.Tensor) -> float:

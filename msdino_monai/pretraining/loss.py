@@ -25,8 +25,13 @@ def dino_loss(student: torch.Tensor, targets: torch.Tensor, temperature: float) 
 
 
 def token_loss(student: torch.Tensor, targets: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Mean cross-entropy of hidden tokens' logits (R, P) against targets (R, P) of the same tokens unhidden."""
-    return -(targets * F.log_softmax(student / temperature, dim=-1)).sum(-1).mean()
+    """Cross-entropy of hidden tokens' logits (R, P) against targets (R, P) of the same tokens unhidden.
+
+    Ranks hide different numbers of tokens; the mean over ranks is the mean over all of them.
+    """
+    total = -(targets * F.log_softmax(student / temperature, dim=-1)).sum()
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    return total * ranks / sum_across_ranks(total.new_tensor(float(len(student)))).clamp_min(1.0)
 
 
 def koleo_loss(features: torch.Tensor) -> torch.Tensor:
@@ -74,7 +79,7 @@ class SinkhornKnopp(nn.Module):
     @torch.no_grad()
     def forward(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
         rows = logits.float().flatten(0, -2) / temperature  # (R, P)
-        largest = rows.max()
+        largest = rows.max() if len(rows) else rows.new_tensor(-torch.inf)
         if dist.is_initialized():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         plan = (rows - largest).exp()
@@ -86,7 +91,7 @@ class SinkhornKnopp(nn.Module):
 
 def mean_across_ranks(rows: torch.Tensor) -> torch.Tensor:
     """The mean row (C,) of all ranks' rows (R, C)."""
-    return sum_across_ranks(rows.sum(0)) / sum_across_ranks(rows.new_tensor(float(len(rows))))
+    return sum_across_ranks(rows.sum(0)) / sum_across_ranks(rows.new_tensor(float(len(rows)))).clamp_min(1.0)
 
 
 def entropy(probabilities: torch.Tensor) -> torch.Tensor:
@@ -141,7 +146,7 @@ class DistillationLoss(nn.Module):
         koleo = token = dino.new_zeros(())
         if self.koleo_weight:
             koleo = torch.stack([koleo_loss(features) for features in student.features[: len(targets)]]).mean()
-        if self.token_weight and student.token_logits is not None and len(student.token_logits):
+        if self.token_weight and student.token_logits is not None:
             token_targets = self.token_targets(teacher.token_logits, teacher_temperature)  # type: ignore[misc]
             token = token_loss(student.token_logits.float(), token_targets, self.student_temperature)
         teacher_entropy = entropy(targets).mean()

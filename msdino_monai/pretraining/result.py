@@ -15,8 +15,19 @@ from msdino_monai.networks import ViTBody
 from msdino_monai.pretraining.checkpoint import plain
 from msdino_monai.pretraining.labelled import embedding_of
 from msdino_monai.vault import TokenStore
+from msdino_monai.vault.signing import read_signing_key
 
 _log = logging.getLogger(__name__)
+
+
+def check_result(store: TokenStore, embedder_checkpoint: str | None = None, signing_key: str | None = None) -> None:
+    """Refuse before the training what `save_result` could not use after it."""
+    if rank() > 0:
+        return
+    if signing_key is not None:
+        read_signing_key(signing_key)
+    if "seed" in store.embedder or embedder_checkpoint:
+        embedding_of(store.embedder, embedder_checkpoint)
 
 
 def save_result(

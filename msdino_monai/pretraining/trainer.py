@@ -56,6 +56,7 @@ class DistillationTrainer(SupervisedTrainer):
         self.autocast_dtype = self.precisions[precision]
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self.checkpoints, self.fault = checkpoints, ""
+        self.checkpoints.parts["loss_scaler"] = self.loss_scaler
         self._norm = torch.zeros((), device=device)
 
     def run(self) -> None:
@@ -106,7 +107,8 @@ class DistillationTrainer(SupervisedTrainer):
             Keys.LOSS: terms.loss.detach(),
             "terms": Terms(*(term.detach() for term in terms)),
             "teacher_features": teacher.features[0].float(),
-            "gradient_norm": self._norm,
+            "gradient_norm": self._norm if last else torch.zeros_like(self._norm),
+            "stepped": last,
         }
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return state.output  # type: ignore[no-any-return]

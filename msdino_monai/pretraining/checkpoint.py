@@ -7,6 +7,7 @@ import logging
 import pickle
 import signal
 import threading
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -137,8 +138,8 @@ class Checkpoints:
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         for path in reversed(self._files()):
             try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+                content = _read_checked(path)
+            except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError) as error:
                 _log.warning("%s is not whole (%s); going back to an older one.", path, one_line(error))
                 continue
             if content.get("version") != _VERSION:
@@ -188,6 +189,15 @@ class _Listening:
         _log.warning("Asked to stop; saving after this iteration.")
         self._checkpoints.ask_to_stop()
         self.__exit__()
+
+
+def _read_checked(path: Path) -> dict[str, Any]:
+    """What is in a checkpoint; torch itself does not compare the checksums it writes."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise zipfile.BadZipFile(f"{damaged} was altered")
+    return dict(torch.load(path, map_location="cpu", weights_only=True))
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -93,9 +93,7 @@ def labelled_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         widths = {len(item["label"]) for items in sections.values() for item in items}
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"datalist {path}: every image needs a label, a list of 1, 0 or -1 by class."
-        ) from error
+        raise UserError(f"datalist {path}: every image needs a label, a list of 1, 0 or -1 by class.") from error
     if len(widths) != 1:
         raise UserError(f"datalist {path} has labels of lengths {sorted(widths)}; give every image the same classes.")
     if "training" not in sections or len(sections) < 2:

@@ -38,6 +38,7 @@ def linear_scores(
 
     `decay` weighs half the squared weights against the mean cross-entropy; labels below 0 are left out.
     """
+    features, queries = features.detach(), queries.detach()
     centre, scale = features.mean(0), features.std(0).clamp_min(1e-6)
     inputs, known = ((features - centre) / scale).double(), (labels >= 0).double()
     wanted = labels.clamp_min(0).double()

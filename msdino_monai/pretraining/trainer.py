@@ -66,6 +66,7 @@ class DistillationTrainer(SupervisedTrainer):
             if done >= int(self.state.epoch_length or 1) * int(self.state.max_epochs or 1):
                 _log.info("This training is complete.")
                 return
+            self.should_terminate = False  # else ignite counts the rest of an epoch as a whole one
             with self.checkpoints.listening():
                 super().run()
             if self.checkpoints.interrupted:

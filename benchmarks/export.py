@@ -184,7 +184,7 @@ def bundle_parts(folder: Path) -> ConfigParser:
 def measure_stages(pngs: Sequence[Path], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds per image of each stage on one thread; one round is a shard, its commit and fsyncs included."""
     parser = bundle_parts(folder)
-    patient, load, augment = parser.get_parsed_content("preprocessing").transforms
+    load, patient, augment = parser.get_parsed_content("preprocessing").transforms
     network, defences = parser.get_parsed_content("network"), parser.get_parsed_content("defences")
     description = ExportDescription(
         "benchmark", network.describe(), network.num_tokens, network.embedding_dim, defences.kept_tokens(196)
@@ -208,7 +208,7 @@ def measure_stages(pngs: Sequence[Path], folder: Path, arguments: argparse.Names
         for first in range(0, size, 16):
             numbers = range(first, min(first + 16, size))
             items = [{"image": str(pngs[(shard * size + number) % len(pngs)])} for number in numbers]
-            loaded = timed("decode + fit", lambda items=items: [load(patient(item)) for item in items])
+            loaded = timed("decode + fit", lambda items=items: [patient(load(item)) for item in items])
             views = timed("augment", lambda loaded=loaded: [augment(item) for item in loaded])
             batch = timed("collate", lambda views=views: _collate(views))
             with torch.inference_mode():
@@ -279,6 +279,7 @@ def export_all(images: Path, folder: Path, workers: int, **settings: Any) -> flo
         )  # fmt: skip
         logging.disable(logging.WARNING)
         workflow.initialize()
+        workflow.parser.get_parsed_content("evaluator")  # MONAI puts off most of its parsing until it runs
         start = time.perf_counter()
         workflow.run()
         seconds = time.perf_counter() - start

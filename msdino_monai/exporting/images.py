@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -47,7 +48,9 @@ class ImagesToExport(UsableImages):
 
         Neighbours in a folder are often one patient's images, in the order of time; salted ids tell nothing.
         """
-        named = {state.salted_id(fingerprint(self.dataset_dir / item["image"]), "image"): item for item in self.data}
+        with ThreadPoolExecutor() as threads:  # most of the time the disk seeks, or a hash is computed
+            prints = threads.map(fingerprint, [self.dataset_dir / item["image"] for item in self.data])
+            named = {state.salted_id(one, "image"): item for one, item in zip(prints, self.data, strict=True)}
         self.data = [{**named[id_], "image_id": id_.hex()} for id_ in sorted(named.keys() - set(finished))]
         return len(self.data)
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import pydicom
+import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
+from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.transforms import Compose, MapTransform, Randomizable, Transform, apply_transform
-
-from msdino_monai.images.files import DICOM, kind_of
+from monai.utils import convert_to_tensor
 
 
 class AugmentedViewsd(MapTransform):
@@ -28,43 +26,54 @@ class AugmentedViewsd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         views = dict(data)
         for key in self.key_iterator(views):
-            image = torch.as_tensor(views[key])
-            self._draw_afresh()
-            augmented = [apply_transform(self.augment, image.clone()) for _ in range(self.num_views)]
-            stacked = torch.stack([torch.as_tensor(view).clamp(0.0, 1.0) for view in augmented])  # V x (1, H, W)
+            # Each image's randomness comes from the operating system: forked workers would all draw the same.
+            _draw_from(np.random.RandomState(np.random.PCG64()), self.augment)
+            image = convert_to_tensor(views[key], track_meta=False)
+            with _without_meta():
+                augmented = [apply_transform(self.augment, image.clone()) for _ in range(self.num_views)]
+            stacked = torch.stack([torch.as_tensor(view) for view in augmented]).clamp_(0.0, 1.0)  # V x (1, H, W)
             views[key] = MetaTensor(stacked, meta=getattr(views[key], "meta", None))
         return views
 
-    def _draw_afresh(self) -> None:
-        """Take each image's randomness from the operating system: forked workers would all draw the same."""
-        if isinstance(self.augment, Randomizable):
-            self.augment.set_random_state(seed=int.from_bytes(os.urandom(4), "little"))
+
+def _draw_from(state: np.random.RandomState, augment: Any) -> None:
+    """Hand `state` to every part; `Compose` would seed a slow one of its own for each."""
+    if type(augment) is Compose:
+        for part in augment.transforms:
+            _draw_from(state, part)
+    elif isinstance(augment, Randomizable):
+        augment.set_random_state(state=state)
+
+
+@contextmanager
+def _without_meta() -> Iterator[None]:
+    """Spare MONAI's transforms their notes on how a view was made: nobody may undo it, and they cost as much again."""
+    before = get_track_meta()
+    set_track_meta(False)
+    try:
+        yield
+    finally:
+        set_track_meta(before)
 
 
 class LoadPatientd(MapTransform):
     """Note whose image a DICOM file is, so that a patient can be withdrawn; a datalist's `patient` wins.
 
-    The identifier never leaves the process: the export keeps a salted hash in the hospital's own state_dir.
+    Comes after `LoadRadiographd(with_patient=True)`. The identifier never leaves the process: the export keeps a salted
+    hash in the hospital's own state_dir.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         item = dict(data)
         for key in self.key_iterator(item):
-            item["patient"] = str(item.get("patient") or _patient_in_header(item[key]))
+            item["patient"] = str(item.get("patient") or item[key].meta.pop("patient"))
         return item
 
 
-def _patient_in_header(path: str) -> str:
-    if kind_of(path) != DICOM:
-        return ""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            return str(
-                pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True).get("PatientID") or ""
-            )
-        except Exception:  # a header this broken is refused with its reason by the reader, which comes next
-            return ""
+def collate_views(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the export needs of a batch, and no more: every other tensor costs a file descriptor on its way."""
+    images = torch.stack([sample["image"].as_tensor() for sample in samples])  # B x (V, 1, H, W) -> (B, V, 1, H, W)
+    return {"image": images, **{key: [sample[key] for sample in samples] for key in ("image_id", "patient")}}
 
 
 def views_as_batch(

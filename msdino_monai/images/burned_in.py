@@ -18,11 +18,22 @@ _MIN_ROWS = 5  # the smallest legible type
 _CELLS = 4  # a line of text may be as short as a quarter of the picture
 
 
-def shows_text(pixels: NDArray[Any]) -> bool:
+def row_extremes(pixels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The least and the greatest value of each row."""
+    return pixels.min(axis=1), pixels.max(axis=1)
+
+
+def shows_text(pixels: NDArray[Any], of_rows: tuple[NDArray[Any], NDArray[Any]] | None = None) -> bool:
     """True where (H, W) pixels carry what looks like drawn text; a hint, not a proof."""
     if min(pixels.shape) < 32:
         return False
-    return any(_written_in(pixels == value) for value in (pixels.max(), pixels.min()))
+    darkest, brightest = of_rows or row_extremes(pixels)
+    return _drawn_with(pixels, brightest.max(), brightest) or _drawn_with(pixels, darkest.min(), darkest)
+
+
+def _drawn_with(pixels: NDArray[Any], value: Any, of_rows: NDArray[Any]) -> bool:
+    """True where one extreme value writes; most pictures reach theirs in a few rows, so the rows' own come first."""
+    return int(np.count_nonzero(of_rows == value)) >= _MIN_ROWS and _written_in(pixels == value)
 
 
 def _written_in(mask: NDArray[np.bool_]) -> bool:

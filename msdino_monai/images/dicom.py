@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pydicom
-import torch
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.tag import Tag
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from msdino_monai.errors import RadiographError, one_line
-from msdino_monai.images.burned_in import shows_text
+from msdino_monai.images.burned_in import row_extremes, shows_text
 from msdino_monai.images.colour import luminance
-from msdino_monai.images.display import WINDOW_FUNCTIONS, apply_window, hang
-from msdino_monai.images.radiograph import MAX_PIXELS, Orientation, Radiograph, Rules
+from msdino_monai.images.display import hang
+from msdino_monai.images.radiograph import MAX_PIXELS, Orientation, Radiograph, Rules, Window
 
 try:  # pydicom 3
     from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, convert_color_space, get_decoder
@@ -28,7 +28,7 @@ except ImportError:  # pydicom 2.4
 
     get_decoder = None
 
-# The reader asks for nothing that names a patient.
+# The reader asks for nothing that names a patient, unless it is told to.
 _KEYWORDS = str.split("""
 SOPClassUID Modality PresentationIntentType ViewPosition ViewCodeSequence PatientOrientation BurnedInAnnotation
 SamplesPerPixel PhotometricInterpretation PlanarConfiguration NumberOfFrames Rows Columns BitsAllocated BitsStored
@@ -43,6 +43,7 @@ SegmentedBluePaletteColorLookupTableData
 """)
 
 _TAGS = [Tag(keyword) for keyword in _KEYWORDS]  # pydicom would look keywords up anew for every file
+_PATIENT = Tag("PatientID")
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
@@ -51,25 +52,36 @@ _LATERAL_VIEWS = {"LL", "RL", "LATERAL", "LAT", "LLD", "RLD"}
 _LATERAL_CODES = {"R-10232", "R-10236", "399198007", "399173006"}
 
 
-def read_dicom(path: str | Path, rules: Rules = Rules()) -> Radiograph:  # noqa: B008 -- frozen
+def read_dicom(path: str | Path, rules: Rules = Rules(), with_patient: bool = False) -> Radiograph:  # noqa: B008 -- frozen
     """Read one DICOM radiograph; whatever is wrong with it is a `RadiographError`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of headers that a reader need not mind
-        dataset = _open(path)
+        dataset = _open(path, with_patient)
         _check(dataset, rules)
         stored, photometric = _decode(dataset)
         if photometric not in GREY:
             stored = luminance(_to_rgb(stored, dataset, photometric))
-        flags = ("likely burned-in text",) if shows_text(stored) else ()
+        of_rows = row_extremes(stored)  # one look at millions of pixels serves both checks below
+        flags = ("likely burned-in text",) if shows_text(stored, of_rows) else ()
         inverted = photometric == "MONOCHROME1"
-        shown = _as_shown(stored, dataset) if photometric in GREY else torch.from_numpy(stored)
-        shown = _air_beside(shown, _padding(stored, dataset), inverted)
-        return Radiograph(shown, inverted, _orientation(dataset), _spacing(dataset), flags)
+        values, window = stored, None
+        if photometric in GREY:
+            values, rising, window = _as_shown(stored, of_rows, dataset)
+            inverted ^= not rising
+        return Radiograph(
+            _air_beside(values, _padding(stored, dataset), inverted),
+            inverted,
+            _orientation(dataset),
+            _spacing(dataset),
+            flags,
+            window,
+            _patient(dataset),
+        )
 
 
-def _open(path: str | Path) -> Dataset:
+def _open(path: str | Path, with_patient: bool = False) -> Dataset:
     try:
-        return pydicom.dcmread(path, specific_tags=_TAGS)
+        return pydicom.dcmread(path, specific_tags=[*_TAGS, _PATIENT] if with_patient else _TAGS)
     except Exception as error:  # a broken header can raise anything
         raise RadiographError("open", one_line(error), "copy the file again from its source") from error
 
@@ -122,6 +134,8 @@ def _decode(dataset: Dataset) -> tuple[NDArray[Any], str]:
     if syntax is None:
         raise RadiographError("open", "the header names no transfer syntax", "convert it with dcmconv, or leave it out")
     try:
+        if (raw := _raw_greys(dataset)) is not None:
+            return _in_range(raw, dataset), str(dataset.PhotometricInterpretation)
         if get_decoder is not None:
             pixels, meta = get_decoder(syntax).as_array(dataset, index=0)
             return pixels, str(meta["photometric_interpretation"])
@@ -135,6 +149,19 @@ def _decode(dataset: Dataset) -> tuple[NDArray[Any], str]:
                 "decode", f"no codec for {syntax.name}", "run: pip install 'msdino-monai[dicom-codecs]'"
             ) from error
         raise RadiographError("decode", one_line(error), "copy the file again from its source") from error
+
+
+def _raw_greys(dataset: Dataset) -> NDArray[Any] | None:
+    """One frame of uncompressed 16-bit greys, where it lies: pydicom would copy it, and shift its bits to and fro."""
+    if dataset.file_meta.TransferSyntaxUID not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
+        return None
+    layout = [dataset.get(keyword) for keyword in ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")]
+    data, shape = dataset.get("PixelData"), (dataset.Rows, dataset.Columns)
+    if dataset.get("PhotometricInterpretation") not in GREY or layout not in ([1, 16, 0], [1, 16, 1]):
+        return None
+    if data is None or len(data) != 2 * math.prod(shape) or not 0 < _whole(dataset.get("BitsStored"), default=0) <= 16:
+        return None  # several frames, or something to complain about
+    return np.frombuffer(data, dtype="<i2" if layout[-1] else "<u2").reshape(shape)
 
 
 def _lacks_codec(syntax: pydicom.uid.UID) -> bool:
@@ -179,51 +206,55 @@ def _to_rgb(stored: NDArray[Any], dataset: Dataset, photometric: str) -> NDArray
     return stored
 
 
-def _as_shown(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
-    """Rescale and window, as the header asks."""
+def _air_beside(values: NDArray[Any], padded: NDArray[np.bool_] | None, inverted: bool) -> NDArray[Any]:
+    """Give pixels that pad the image to a rectangle the value of air."""
+    if padded is None or not padded.any() or padded.all():
+        return values
+    image = values[~padded]
+    return np.where(padded, image.max() if inverted else image.min(), values)
+
+
+def _as_shown(
+    stored: NDArray[Any], of_rows: tuple[NDArray[Any], NDArray[Any]], dataset: Dataset
+) -> tuple[NDArray[Any], bool, Window | None]:
+    """Values through the header's lookup tables, whether they rise with what is shown, and the window on them."""
     try:
-        return _windowed(stored, dataset)
+        values, slope, intercept = _looked_up(stored, dataset)
+        if dataset.get("VOILUTSequence"):
+            return values, True, None
+        low, high = of_rows if values is stored else row_extremes(values)
+        return values, slope > 0, _window(low.min(), high.max(), slope, intercept, dataset)
     except Exception as error:  # lookup tables come broken in many ways
         raise RadiographError("window", one_line(error), "repair the header's window or lookup table") from error
 
 
-def _air_beside(shown: torch.Tensor, padded: NDArray[np.bool_] | None, inverted: bool) -> torch.Tensor:
-    """Give pixels that pad the image to a rectangle the value of air."""
-    if padded is None or not padded.any() or padded.all():
-        return shown
-    image = shown[torch.from_numpy(~padded)]
-    shown[torch.from_numpy(padded)] = image.max() if inverted else image.min()
-    return shown
+def _looked_up(stored: NDArray[Any], dataset: Dataset) -> tuple[NDArray[Any], float, float]:
+    """Values, and the rescale slope and intercept that are still to be applied to them."""
+    slope, intercept = _number(dataset.get("RescaleSlope"), 1.0), _number(dataset.get("RescaleIntercept"), 0.0)
+    if dataset.get("ModalityLUTSequence"):
+        stored = apply_modality_lut(stored, dataset).astype(np.float32)
+    if not math.isfinite(slope) or not math.isfinite(intercept):
+        raise ValueError(f"rescale slope {slope} and intercept {intercept}")
+    if dataset.get("ModalityLUTSequence") or slope == 0.0:
+        slope, intercept = 1.0, 0.0
+    if not dataset.get("VOILUTSequence"):
+        return stored, slope, intercept
+    indices = (stored.astype(np.float32) * slope + intercept).round().astype(np.int32)
+    return np.asarray(apply_voi(indices, dataset), dtype=np.float32), 1.0, 0.0
 
 
-def _windowed(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
-    shown = _rescaled(stored, dataset)
-    if dataset.get("VOILUTSequence"):
-        indices = shown.round().to(torch.int32).numpy()  # the table is indexed by rescaled values
-        return torch.from_numpy(np.asarray(apply_voi(indices, dataset), dtype=np.float32))
+def _window(low: Any, high: Any, slope: float, intercept: float, dataset: Dataset) -> Window | None:
+    """The window on values from `low` to `high`, yet to be rescaled; none where it cuts nothing or hides everything."""
     center, width = _number(dataset.get("WindowCenter"), math.nan), _number(dataset.get("WindowWidth"), math.nan)
     if math.isnan(center) or not width > 0:
-        return shown
+        return None
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    function = function if function in WINDOW_FUNCTIONS else "LINEAR"
-    if dataset.get("ModalityLUTSequence"):  # need not be monotonic
-        extremes = torch.stack(shown.aminmax())
-    else:
-        extremes = _rescaled(np.stack([stored.min(), stored.max()]), dataset)  # twice as fast on the stored integers
-    after = apply_window(extremes.clone(), center, width, function)
-    cuts_nothing = torch.equal(after, extremes)
-    hides_everything = bool(after[0] == after[1])
-    return shown if cuts_nothing or hides_everything else apply_window(shown, center, width, function)
-
-
-def _rescaled(stored: NDArray[Any], dataset: Dataset) -> torch.Tensor:
-    if dataset.get("ModalityLUTSequence"):
-        return torch.from_numpy(apply_modality_lut(stored, dataset).astype(np.float32))
-    values = torch.from_numpy(stored.astype(np.float32))
-    slope, intercept = _number(dataset.get("RescaleSlope"), 1.0), _number(dataset.get("RescaleIntercept"), 0.0)
-    if slope == 0.0 or (slope, intercept) == (1.0, 0.0):
-        return values
-    return values.mul_(slope).add_(intercept)
+    if function not in ("LINEAR_EXACT", "SIGMOID"):  # LINEAR, and what nobody knows
+        center, width = center - 0.5, max(width - 1.0, 1e-6)
+    window = Window((center - intercept) / slope, width / abs(slope), smooth=function == "SIGMOID")
+    extremes = np.array([low, high], dtype=np.float32)
+    shown = window(extremes)
+    return None if (shown == extremes).all() or shown[0] == shown[1] else window
 
 
 def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_] | None:
@@ -239,6 +270,13 @@ def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
     bits = dtype.itemsize * 8
     value %= 1 << bits
     return value - (1 << bits) if dtype.kind == "i" and value >= 1 << (bits - 1) else value
+
+
+def _patient(dataset: Dataset) -> str:
+    try:
+        return str(dataset.get("PatientID") or "")
+    except Exception:  # an odd name is no reason to refuse an image
+        return ""
 
 
 def _orientation(dataset: Dataset) -> Orientation:

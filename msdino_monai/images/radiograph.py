@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 # Computed and digital radiography, fluoroscopy, radiographic film, and what secondary captures call themselves.
 RADIOGRAPH_MODALITIES = ("CR", "DX", "RF", "RG", "OT", "SC", "")
@@ -42,14 +45,38 @@ class Orientation:
 
 
 @dataclass(frozen=True)
-class Radiograph:
-    """Pixels (H, W) in the file's own grid, windowed, in any linear scale, and how to show them."""
+class Window:
+    """What a DICOM window shows of stored values (PS3.3 C.11.2.1.2), in any linear scale: `stretch` settles that."""
 
-    pixels: torch.Tensor
+    center: float
+    width: float
+    smooth: bool = False  # the function SIGMOID
+
+    def __call__(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        shown = stored.astype(np.float32)
+        if self.smooth:
+            torch.from_numpy(shown).sub_(self.center).mul_(4.0 / self.width).sigmoid_()  # numpy has none
+            return shown
+        return shown.clip(self.center - self.width / 2, self.center + self.width / 2, out=shown)
+
+
+@dataclass(frozen=True)
+class Radiograph:
+    """Stored values (H, W) in the file's own grid, in any linear scale, and how to show them."""
+
+    stored: NDArray[Any] | torch.Tensor
     inverted: bool = False  # dense tissue has the low values
     orientation: Orientation = Orientation()
     spacing: tuple[float, float] | None = None  # mm between rows, between columns; only their ratio shapes the picture
     flags: tuple[str, ...] = ()
+    window: Window | None = None  # None where it would cut nothing
+    patient: str = field(default="", repr=False)  # the header's PatientID, if the reader was asked for it
+
+    @property
+    def pixels(self) -> torch.Tensor:
+        """All pixels (H, W), windowed."""
+        stored = np.asarray(self.stored)
+        return torch.from_numpy(self.window(stored) if self.window else stored.astype(np.float32))
 
     @property
     def aspect(self) -> float:

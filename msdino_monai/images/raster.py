@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
@@ -44,7 +43,7 @@ def read_raster(path: str | Path) -> Radiograph:
             "decode", str(error) or type(error).__name__, "copy the file again from its source"
         ) from error
     flags = ("likely burned-in text",) if shows_text(pixels) else ()
-    return Radiograph(torch.from_numpy(pixels.astype(np.float32)), orientation=orientation, flags=flags)
+    return Radiograph(pixels, orientation=orientation, flags=flags)
 
 
 def _refuse_deep_colour(path: str | Path) -> None:

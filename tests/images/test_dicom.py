@@ -80,6 +80,24 @@ def test_rescale_comes_before_the_window(write_dicom: WriteDicom, picture: np.nd
     torch.testing.assert_close(load(rescaled), load(plain), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": -1200, "WindowWidth": 601}])
+def test_falling_rescale_slope_inverts(write_dicom: WriteDicom, picture: np.ndarray, window: dict[str, int]) -> None:
+    padded = picture.copy()
+    padded[:, :20] = 4095
+    falling = load(write_dicom(padded, RescaleSlope=-1, RescaleIntercept=0, PixelPaddingValue=4095, **window))
+    padded[:, :20] = 0
+    rising = {name: abs(value) for name, value in window.items()}
+    plain = load(write_dicom(padded, PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1", **rising))
+    torch.testing.assert_close(falling, plain, atol=2e-3, rtol=0)  # LINEAR's half a grey lies on the other side
+
+
+def test_rescale_that_is_no_number_is_refused(write_dicom: WriteDicom, picture: np.ndarray) -> None:
+    path = write_dicom(picture, RescaleSlope=1, RescaleIntercept=1.25)
+    path.write_bytes(path.read_bytes().replace(b"1.25", b"nan "))
+    with pytest.raises(RadiographError, match="intercept nan"):
+        load(path)
+
+
 def test_voi_lookup_table_wins_over_the_window(write_dicom: WriteDicom, picture: np.ndarray) -> None:
     table = np.round(60000 * np.linspace(0, 1, 4096) ** 2)
     path = write_dicom(picture, VOILUTSequence=Sequence([lut(0, table)]), WindowCenter=1, WindowWidth=2)
@@ -218,6 +236,25 @@ def test_truncated_file_is_refused(write_dicom: WriteDicom, picture: np.ndarray,
         load(path)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_raw_greys_are_what_pydicom_decodes(pydicom_files: list[Path], write_dicom: WriteDicom) -> None:
+    """Files whose pixels are taken as they lie, against pydicom's own decoding of them."""
+    signed = write_dicom(np.arange(-512, 512, dtype=np.int16).reshape(32, 32), BitsStored=12, HighBit=11)
+    drawn = write_dicom(np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32), "u.dcm", BitsStored=12, HighBit=11)
+    compared = 0
+    for path in [signed, drawn, *pydicom_files]:
+        try:
+            dataset = dicom._open(path)
+            raw = dicom._raw_greys(dataset)
+        except (RadiographError, AttributeError):
+            continue
+        if raw is not None:
+            decoded = dicom._in_range(pydicom.dcmread(path).pixel_array, dataset)  # pydicom 2.4 leaves that to us
+            np.testing.assert_array_equal(dicom._in_range(raw, dataset), decoded)
+            compared += 1
+    assert compared > 10
+
+
 def test_missing_codec_names_the_extra(pydicom_files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     path = next(p for p in pydicom_files if p.name == "RG1_J2KR.dcm")
     monkeypatch.setattr(dicom, "_lacks_codec", lambda syntax: syntax == JPEG2000Lossless)
@@ -278,6 +315,16 @@ def test_reader_asks_for_nothing_that_names_the_patient(write_dicom: WriteDicom,
     assert "hospital-number-77" not in str(dataset)
     assert "Doe" not in str(dataset)
     assert not any("Patient" in keyword and keyword != "PatientOrientation" for keyword in dicom._KEYWORDS)
+
+
+def test_patient_is_noted_only_on_request_and_shown_nowhere(write_dicom: WriteDicom, picture: np.ndarray) -> None:
+    path = write_dicom(picture)
+    radiograph = dicom.read_dicom(path, with_patient=True)
+    assert radiograph.patient == "hospital-number-77"
+    assert "hospital-number-77" not in repr(radiograph)
+    assert "Doe" not in str(dicom._open(path, with_patient=True))
+    assert dicom.read_dicom(path).patient == ""
+    assert "patient" not in LoadRadiograph(48)(path).meta
 
 
 def test_rules_are_not_bent_by_an_empty_modality(write_dicom: WriteDicom, picture: np.ndarray) -> None:

@@ -17,6 +17,10 @@ TINY = {
     "cohort": "--images_per_site 1 --sites 2 --image_sizes 64",
     "export": "--images 16 --distinct 2 --png_size 64 --images_per_shard 8 --interval 0.05 --workers 0 --stage_rounds 1"
     " --dicoms 2 --dicom_rounds 1 --skip_real --synthetic_shape 96 80 --payload_images 2",
+    "pretraining_value": "--work_dir work --seeds 0 --patients 20 --image_size 64 --img_size 32 --hospitals 1 --views 2"
+    " --fine_tuning 1 --draws 1 --label_fraction 0.5 --finetune max_epochs=1 num_workers=0"
+    " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
+    " max_epochs=1",
     "read_dicom": "--skip_real --synthetic_shape 96 80 --rounds 5 --seconds_per_file 0",
     "site_shift": "--patients_per_site 20 --image_size 64 --img_size 32 --epochs 1 --training_seeds 0 --bootstrap 20",
     "token_store": "--images 20 --tokens 4 --dim 8 --batch 8 --rounds 2",
@@ -35,7 +39,7 @@ def run(name: str, options: str, folder: Path) -> dict[str, object]:
 
 
 def test_every_benchmark_is_tried() -> None:
-    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*TINY, "measuring"}
+    assert {path.stem for path in BENCHMARKS.glob("*.py")} == {*TINY, "measuring", "pretraining"}
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -1,0 +1,49 @@
+"""Which images a run is about, and which masks belong to them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msdino_monai.errors import UserError
+from msdino_monai.finetuning.datalist import read_datalist
+from msdino_monai.images.files import existing_folder
+
+Item = dict[str, Any]
+
+
+def mask_sections(
+    datalist: str | None, dataset_dir: str | Path, label_key: str, sections: Sequence[str]
+) -> dict[str, list[Item]]:
+    """Sections of a datalist whose labels are masks; every item has a `patient`, so that batches have one form."""
+    found = read_datalist(datalist, dataset_dir, label_key, sections)
+    for items in found.values():
+        for item in items:
+            if not isinstance(item["label"], str):
+                raise UserError(f"{label_key} of {item['image']} is no mask's path; choose another --label_key.")
+    return {name: [{**item, "patient": item.get("patient", "")} for item in items] for name, items in found.items()}
+
+
+def cases(items: Sequence[Item], dataset_dir: str | Path) -> list[Item]:
+    """Items for an evaluation: paths by which cases are called, and the files behind them."""
+    root = existing_folder(dataset_dir).absolute()
+    return [
+        {
+            "image": Path(item["image"]).relative_to(root).as_posix(),
+            "image_file": item["image"],
+            "mask": item["label"],
+            "patient": item["patient"],
+        }
+        for item in items
+    ]
+
+
+def names_hash(sections: Mapping[str, Sequence[Item]]) -> str:
+    """Equal if and only if the same files are listed for the same ends, wherever they lie."""
+    named = {
+        name: [[Path(item[key]).name for key in ("image", "label")] for item in each] for name, each in sections.items()
+    }
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

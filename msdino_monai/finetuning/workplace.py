@@ -1,0 +1,43 @@
+"""What a fine-tuning run needs around it: a folder, a seed, who is watching, and ranks that know of each other."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from msdino_monai.distributed import rank, under_torchrun, world_size
+from msdino_monai.errors import UserError
+from msdino_monai.vault.atomic import make_folder
+
+
+def own_folder(output_dir: str | Path, name: str) -> str:
+    return str(Path(str(output_dir)).expanduser().resolve() / name)
+
+
+def begin(seed: int, output_dir: str | Path, multi_gpu: bool) -> None:
+    """A folder to write to, and weights that depend on the seed alone."""
+    if under_torchrun() and world_size() > 1 and not multi_gpu:
+        raise UserError(
+            "started by torchrun without multi_gpu_train.json; "
+            "give --config_file \"['configs/train.json','configs/multi_gpu_train.json']\"."
+        )
+    make_folder(Path(str(output_dir)).expanduser().resolve())
+    torch.manual_seed(seed)
+
+
+def text_or_none(value: Any) -> str | None:
+    """A path as text; MONAI's command line makes numbers of texts that look like some."""
+    return None if value is None else str(value)
+
+
+def shows_curves() -> bool:
+    """Whether this rank writes for TensorBoard, and can."""
+    return rank() == 0 and find_spec("tensorboard") is not None
+
+
+def loss_of(output: dict[str, Any]) -> float:
+    """One iteration's loss, for logs."""
+    return float(output["loss"].detach())

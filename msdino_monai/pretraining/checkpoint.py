@@ -18,7 +18,7 @@ from ignite.engine import Engine, Events
 from msdino_monai.distributed import barrier, rank, sum_across_ranks
 from msdino_monai.errors import UserError, one_line
 from msdino_monai.pretraining.token_batches import TokenBatches
-from msdino_monai.vault.atomic import make_folder, remove_files, write_file
+from msdino_monai.vault.atomic import TEMPORARY, make_folder, remove_files, write_file
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
@@ -119,6 +119,9 @@ class Checkpoints:
     def restore(self, engine: Engine) -> int:
         """Bring the newest whole checkpoint back; the first run keeps its start. Returns the iteration."""
         found = self._newest()
+        barrier()  # every rank has looked before rank 0 writes
+        if rank() == 0:
+            remove_files([path for path in self.folder.glob(".*.tmp") if TEMPORARY.fullmatch(path.name)])
         if found is None:
             self._save(engine)
             return 0

@@ -91,7 +91,10 @@ def labelled_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The sections of a datalist whose labels are lists over the same classes: one to learn from, one to judge by."""
     sections = read_sections(path)
     try:
-        widths = {len(item["label"]) for items in sections.values() for item in items}
+        labels = [item["label"] for items in sections.values() for item in items]
+        widths = {len(label) for label in labels}
+        if not all(isinstance(value, int | float) for label in labels for value in label):
+            raise TypeError("a label is no number")
     except (KeyError, TypeError) as error:
         raise UserError(f"datalist {path}: every image needs a label, a list of 1, 0 or -1 by class.") from error
     if len(widths) != 1:

@@ -13,6 +13,7 @@ from monai.metrics import compute_roc_auc
 from torch import nn
 
 from msdino_monai.distributed import rank
+from msdino_monai.networks.linear_probe import fit_linear
 from msdino_monai.pretraining.labelled import LabelledTokens
 
 
@@ -32,30 +33,10 @@ def knn_scores(
 
 
 def linear_scores(
-    features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, decay: float = 0.1, iterations: int = 100
+    features: torch.Tensor, labels: torch.Tensor, queries: torch.Tensor, decay: float = 0.1
 ) -> torch.Tensor:
-    """Logits (Q, C) of a logistic regression on standardised features, fitted to its minimum (no seed, no rate).
-
-    `decay` weighs half the squared weights against the mean cross-entropy; labels below 0 are left out.
-    """
-    features, queries = features.detach(), queries.detach()
-    centre, scale = features.mean(0), features.std(0).clamp_min(1e-6)
-    inputs, known = ((features - centre) / scale).double(), (labels >= 0).double()
-    wanted = labels.clamp_min(0).double()
-    weight = torch.zeros(inputs.shape[1], labels.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(labels.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=iterations, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        losses = F.binary_cross_entropy_with_logits(inputs @ weight + bias, wanted, reduction="none")
-        loss = ((losses * known).sum(0) / known.sum(0).clamp_min(1)).sum() + decay / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return (((queries - centre) / scale).double() @ weight + bias).detach().float()
+    """Logits (Q, C) of a logistic regression on features (R, H) and labels (R, C); see `fit_linear`."""
+    return F.linear(queries.float(), *fit_linear(features, labels, decay=decay))
 
 
 def auc_per_class(scores: torch.Tensor, labels: torch.Tensor) -> list[float]:

@@ -55,6 +55,7 @@ def read_probe_images(
     if datalist is None or rank() > 0:
         return None
     quarantine = Quarantine(own_folder(output_dir, "probe"))
+    quarantine.clear()
     folder = Path(str(datalist)).parent if dataset_dir is None else Path(str(dataset_dir))
     return read_labelled(str(datalist), folder, embedding_of(store.embedder, embedder_checkpoint), quarantine)
 

@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench value clean
 
 help:
 	@echo "make demo   install, then walk the whole way on a synthetic cohort; pictures in $(DEMO)/"
 	@echo "make test   the test suite"
 	@echo "make lint   formatting, lint and types"
+	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
 
 # torch first and alone: its wheel decides what else is downloaded.
@@ -31,11 +32,15 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-BENCHMARKS ?= read_dicom token_store cohort export site_shift
+BENCHMARKS ?= read_dicom token_store cohort export site_shift pretraining
 bench: $(VENV)/.installed
 	for name in $(BENCHMARKS); do \
 	    $(BIN)/python benchmarks/$$name.py --output_file docs/benchmarks/$$name.json || exit 1; \
 	done
+
+# An hour or so on two cores; goes on where it stopped.
+value: $(VENV)/.installed
+	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --output_file docs/benchmarks/pretraining_value.json
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

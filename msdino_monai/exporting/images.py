@@ -26,7 +26,7 @@ def list_images(
     if datalist is None:
         return [{"image": image, "patient": ""} for image in find_images(dataset_dir, leave_out)]
     try:
-        sections = json.loads(Path(datalist).read_text(encoding="utf-8"))
+        sections = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
         items = [item for section in ("training", "validation", "test") for item in sections.get(section, [])]
         images = [{"image": str(item["image"]), "patient": str(item.get("patient") or "")} for item in items]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from msdino_monai.vault.atomic import make_folder, make_private_folder
 
 _log = logging.getLogger(__name__)
 Item = Mapping[str, Any]
+_OURS = re.compile(r"[0-9a-f]{40}\.pt|\.[0-9a-f]{16}\.tmp")
 
 
 class ImageCache:
@@ -60,7 +62,11 @@ class ImageCache:
 
     def remove(self) -> None:
         if rank() == 0 and self.folder is not None and self.folder.is_dir():
-            shutil.rmtree(self.folder)
+            for path in [*self.folder.glob("*.pt"), *self.folder.glob(".*.tmp")]:
+                if _OURS.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+            with suppress(OSError):  # something of somebody else's lies there
+                self.folder.rmdir()
 
     def _key(self, item: Item) -> str:
         paths = [Path(value) for value in item.values() if isinstance(value, str)]

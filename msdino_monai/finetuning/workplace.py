@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,12 @@ import torch
 from msdino_monai.distributed import rank, under_torchrun, world_size
 from msdino_monai.errors import UserError
 from msdino_monai.vault.atomic import make_folder
+
+
+def file_names(texts: Sequence[str]) -> list[str]:
+    """Parts of file names: without odd characters, and no two alike."""
+    safe = [re.sub(r"[^\w.-]+", "_", text)[-80:] for text in texts]
+    return [name if safe.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(safe, start=1)]
 
 
 def own_folder(output_dir: str | Path, name: str) -> str:

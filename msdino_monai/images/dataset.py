@@ -35,14 +35,14 @@ class UsableImages(IterableDataset[dict[str, Any]]):
     ) -> None:
         self.data = list(data)
         self.transform = transform
-        self.dataset_dir = Path(dataset_dir)
+        self.dataset_dir = Path(dataset_dir).expanduser()
         self.quarantine = quarantine
         self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        for item in self.data[self.rank * workers + number :: self.world_size * workers]:
+        for item in self.data[number * self.world_size + self.rank :: self.world_size * workers]:
             file = str(item["image"])
             try:
                 sample = self.load({**item, "file": file, "image": str(self.dataset_dir / file)})

@@ -21,8 +21,8 @@ class Quarantine:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.quarantined = Path(folder, "quarantine.csv")
-        self.flagged = Path(folder, "flagged.csv")
+        place = Path(folder).expanduser()
+        self.quarantined, self.flagged = place / "quarantine.csv", place / "flagged.csv"
 
     def clear(self) -> None:
         """Begin a run: files that were refused before get another chance."""

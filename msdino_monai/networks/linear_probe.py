@@ -19,7 +19,7 @@ def fit_linear(
     weighs half the squared weights of standardised features against the mean cross-entropy.
     """
     features = features.detach().double()
-    centre, scale = features.mean(0), features.std(0).clamp_min(1e-6)
+    centre, scale = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
     inputs = (features - centre) / scale
     exclusive = labels.ndim == 1
     width = labels.shape[1] if not exclusive else int(num_classes or labels.max() + 1)
@@ -32,7 +32,8 @@ def fit_linear(
         optimizer.zero_grad()
         logits = F.linear(inputs, weight, bias)
         if exclusive:
-            loss = F.cross_entropy(logits, wanted.long())
+            losses = F.cross_entropy(logits, wanted.long(), reduction="none")
+            loss = (losses * known).sum() / known.sum().clamp_min(1)
         else:
             losses = F.binary_cross_entropy_with_logits(logits, wanted.double(), reduction="none")
             loss = ((losses * known).sum(0) / known.sum(0).clamp_min(1)).sum()

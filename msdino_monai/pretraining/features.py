@@ -145,7 +145,7 @@ def list_labelled(datalist: str | Path) -> list[dict[str, Any]]:
 
 def classes_of(datalist: str | Path) -> list[str] | None:
     """The names of the classes, where the datalist gives them (`classes`, or `labels` as the cohort's do)."""
-    content = json.loads(Path(str(datalist)).read_text(encoding="utf-8"))
+    content = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
     names = content.get("classes") or content.get("labels")
     return list(names.values()) if isinstance(names, dict) else names
 

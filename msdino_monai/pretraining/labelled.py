@@ -75,7 +75,7 @@ def read_labelled(
 def read_sections(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The sections of a MONAI datalist that are not empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.expanduser().read_text(encoding="utf-8-sig"))
         sections = {name: list(content[name]) for name in ("training", "validation", "test") if content.get(name)}
         paths = [PurePosixPath(item["image"]) for items in sections.values() for item in items]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -51,7 +51,7 @@ class DistillationTrainer(SupervisedTrainer):
         device = torch.device(settings["device"])
         if precision == "float16" and device.type != "cuda":
             raise ValueError("precision float16 needs a GPU; use bfloat16 or float32.")
-        super().__init__(**settings)
+        super().__init__(**{**settings, "device": device})
         self.teacher, self.clip = teacher, clip
         self.autocast_dtype = self.precisions[precision]
         self.loss_scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.workplace import begin, own_folder, text_or_none
+from msdino_monai.finetuning.workplace import begin, file_names, own_folder, text_or_none
 
 
 def test_seed_alone_decides_the_weights(tmp_path: Path) -> None:
@@ -32,3 +32,7 @@ def test_numbers_from_the_command_line_become_paths_again(monkeypatch: pytest.Mo
     assert text_or_none(7) == "7"
     assert text_or_none(None) is None
     assert own_folder("7", "models") == str(tmp_path.resolve() / "7" / "models")
+
+
+def test_names_of_files_are_safe_and_distinct() -> None:
+    assert file_names(["nodule <3cm", "nodule >3cm", "a/b"]) == ["nodule_3cm_1", "nodule_3cm_2", "a_b"]

@@ -109,3 +109,15 @@ def test_order_is_another_every_epoch_and_shared_by_the_ranks() -> None:
     ranks = [list(EpochSampler(7, 1, rank, 3)) for rank in range(3)]
     assert {len(share) for share in ranks} == {3}
     assert {index for share in ranks for _, index in share} == set(range(7))
+
+
+def test_removing_the_cache_leaves_what_is_not_ours(items: list[dict[str, object]], tmp_path: Path) -> None:
+    cache = ImageCache(tmp_path / "cache")
+    dataset = TrainingImages(items, LoadRadiographd("image", img_size=32), TrainingQuarantine(tmp_path), cache=cache)
+    assert dataset[0]
+    (tmp_path / "cache" / "mine.txt").touch()
+    cache.remove()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["mine.txt"]
+    (tmp_path / "cache" / "mine.txt").unlink()
+    cache.remove()
+    assert not (tmp_path / "cache").exists()

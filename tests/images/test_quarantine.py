@@ -107,3 +107,12 @@ def test_note_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "absent")
     with pytest.raises(UserError, match=r"cannot write .*quarantine\.csv: No such file"):
         quarantine.reject("a.dcm", RadiographError("open", "x", "y"))
+
+
+def test_home_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    quarantine = Quarantine("~/notes")
+    quarantine.clear()
+    assert quarantine.quarantined == tmp_path / "notes" / "quarantine.csv"
+    assert not (tmp_path / "~").exists()

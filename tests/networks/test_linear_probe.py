@@ -22,7 +22,7 @@ def test_separable_labels_are_found_whatever_the_features_scale() -> None:
 
 def test_fit_is_the_minimum() -> None:
     features, labels = separable()
-    standardised = ((features - features.mean(0)) / features.std(0)).double()
+    standardised = ((features - features.mean(0)) / features.std(0, correction=0)).double()
 
     def objective(weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         logits = F.linear(standardised, weight, bias)
@@ -55,3 +55,18 @@ def test_exclusive_classes_compete() -> None:
     weight, bias = fit_linear(features, labels, num_classes=5)
     assert weight.shape == (5, 4)
     assert (F.linear(features, weight, bias).argmax(1) == labels).float().mean() > 0.95
+
+
+def test_unknown_exclusive_labels_have_no_say() -> None:
+    torch.manual_seed(0)
+    labels = 1 + torch.arange(60) % 2
+    features = torch.randn(60, 4) + 4 * F.one_hot(labels, 4)
+    more = torch.cat([labels, torch.full((120,), -1)])
+    weight, bias = fit_linear(torch.cat([features, torch.randn(120, 4)]), more, num_classes=3)
+    assert F.linear(features, weight, bias).softmax(1)[:, 0].max() < 0.2
+
+
+def test_one_image_gives_finite_weights() -> None:
+    weight, bias = fit_linear(torch.randn(1, 4), torch.ones(1, 2))
+    assert torch.isfinite(weight).all()
+    assert torch.isfinite(bias).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,6 +53,10 @@ class LabelledData:
         if "training" in found:
             found["training"] = few_labels(found["training"], label_fraction, seed)
         self._sections = {name: [self._plain(item) for item in items] for name, items in found.items()}
+
+    def digest(self) -> str:
+        """Equal if and only if the same images have the same labels."""
+        return hashlib.sha256(json.dumps(self._sections, sort_keys=True).encode()).hexdigest()
 
     def items(self, section: str) -> list[dict[str, Any]]:
         return [dict(item) for item in self._sections[section]]

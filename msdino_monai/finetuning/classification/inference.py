@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from msdino_monai.finetuning.classification.network import ModelCard
 from msdino_monai.finetuning.classification.predictions import gathered_rows
 from msdino_monai.finetuning.explanation import relevance, write_overlay
 from msdino_monai.finetuning.report import write_csv, write_json
+from msdino_monai.finetuning.workplace import file_names
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.networks.classifier import Classifier
 
@@ -96,7 +96,7 @@ class PredictionWriter:
         written = {}
         for heat, number in zip(heats, classes, strict=True):
             name = self.card.classes[number]
-            path = f"explanations/{_file_name(file)}_{_safe(name)}.png"
+            path = f"explanations/{_file_name(file)}_{file_names(self.card.classes)[number]}.png"
             write_overlay(self.output_dir / path, pixels.cpu(), heat.cpu())
             written[name] = path
         return written
@@ -139,10 +139,7 @@ class PredictionWriter:
         _log.info("%d images: %s", len(entries), self.output_dir / "predictions.csv")
 
 
-def _safe(text: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", text)[-80:]
-
-
 def _file_name(file: str) -> str:
     """A name that tells which file it was, and that no two files share."""
-    return f"{_safe(Path(file).with_suffix('').as_posix())}_{hashlib.sha256(file.encode()).hexdigest()[:6]}"
+    (safe,) = file_names([Path(file).with_suffix("").as_posix()])
+    return f"{safe}_{hashlib.sha256(file.encode()).hexdigest()[:6]}"

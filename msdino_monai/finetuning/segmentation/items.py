@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning.datalist import read_datalist
 from msdino_monai.images.files import existing_folder
+from msdino_monai.vault.atomic import hash_file
 
 Item = dict[str, Any]
 
@@ -42,8 +44,11 @@ def cases(items: Sequence[Item], dataset_dir: str | Path) -> list[Item]:
 
 
 def names_hash(sections: Mapping[str, Sequence[Item]]) -> str:
-    """Equal if and only if the same files are listed for the same ends, wherever they lie."""
+    """Equal if and only if the same images have the same masks and the same ends, wherever the folder lies."""
+    paths = [str(item[key]) for each in sections.values() for item in each for key in ("image", "label")]
+    root = os.path.commonpath([str(Path(path).parent) for path in paths]) if paths else ""
     named = {
-        name: [[Path(item[key]).name for key in ("image", "label")] for item in each] for name, each in sections.items()
+        name: [[Path(item["image"]).relative_to(root).as_posix(), hash_file(Path(item["label"]))] for item in each]
+        for name, each in sections.items()
     }
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()

@@ -117,6 +117,7 @@ class SegmentationLoss(torch.nn.Module):
 
     def forward(self, scores: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         scores = scores.float()  # float16 has no room for the sum over a batch of pixels
+        self.to(scores.device)  # class weights come from the configuration, wherever the network is
         entropy = self.cross_entropy(scores, target[:, 0].long() if self.exclusive else target.float())
         loss: torch.Tensor = self.dice_weight * self.dice(scores, target) + self.cross_entropy_weight * entropy
         return loss

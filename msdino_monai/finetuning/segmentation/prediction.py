@@ -21,6 +21,7 @@ from msdino_monai.finetuning.report import write_csv
 from msdino_monai.finetuning.segmentation.dicom_seg import Producer, encode_segmentation, require_highdicom
 from msdino_monai.finetuning.segmentation.mask import Mask, write_nifti, write_png
 from msdino_monai.finetuning.segmentation.task import Task
+from msdino_monai.finetuning.workplace import file_names
 from msdino_monai.images.files import DICOM, NIFTI, kind_of
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.vault.atomic import make_folder, write_file
@@ -64,6 +65,8 @@ class SaveMaskd(SaveImaged):
         require_highdicom(output_format)
         self.output_dir = Path(output_dir).expanduser()
         self.dataset_dir = None if dataset_dir is None else Path(dataset_dir).expanduser().absolute()
+        if self.dataset_dir is not None and self.output_dir.resolve() == self.dataset_dir.resolve():
+            raise UserError("output_dir is dataset_dir, where masks could overwrite yours; name another --output_dir.")
         self.task, self.quarantine, self.output_format = task, quarantine, output_format
         self.producer, self.image_key = Producer(weights=model_sha256), image_key
         self._short: dict[Path, Counter[str]] = {}
@@ -98,8 +101,8 @@ class SaveMaskd(SaveImaged):
         suffix = "png" if wanted == "png" else "nii.gz"
         if len(masks) == 1:
             return [self._put(f"{name}.{suffix}", encode(masks[0]))]
-        each = zip(self.task.classes, masks, strict=True)  # layers overlap: one file for each class
-        return [self._put(f"{name}_{_safe(label)}.{suffix}", encode(mask)) for label, mask in each]
+        each = zip(file_names(self.task.classes), masks, strict=True)  # layers overlap: one file for each class
+        return [self._put(f"{name}_{label}.{suffix}", encode(mask)) for label, mask in each]
 
     def _put(self, name: str, data: bytes) -> str:
         path = self.output_dir / name
@@ -170,7 +173,3 @@ class Predictions:
             raise UserError(f"no image could be used; {self.quarantine.quarantined} says why.")
         write_csv(self.path, rows)
         _log.info("%d images: %s", len(rows), self.path)
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^\w-]+", "_", name)

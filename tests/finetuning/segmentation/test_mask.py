@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,9 @@ def test_items_know_their_files_and_patients(image: Path, classes: np.ndarray, t
     assert cases(sections["test"], image.parent) == [
         {"image": image.name, "image_file": str(image), "mask": str(image.parent / "mask.png"), "patient": ""}
     ]
-    moved = {"test": [{**sections["test"][0], "image": f"/elsewhere/{image.name}"}]}
-    assert names_hash(moved) == names_hash(sections)
+    before = names_hash(sections)
+    shutil.copytree(image.parent, tmp_path / "elsewhere" / "images")
+    assert names_hash(mask_sections(None, tmp_path / "elsewhere" / "images", "lungs", ("test",))) == before
+    (image.parent / "mask.png").write_bytes(write_png(classes[:-1]))  # drawn anew
+    assert names_hash(sections) != before
     assert names_hash({"test": []}) != names_hash(sections)

@@ -29,6 +29,7 @@ from msdino_monai.pretraining.token_batches import TokenBatches
 from msdino_monai.pretraining.trainer import DistillationTrainer
 from msdino_monai.pretraining.workplace import (
     begin,
+    check_temperatures,
     compiled,
     is_watched,
     loss_of,
@@ -62,6 +63,7 @@ __all__ = [
     "begin",
     "body_for",
     "check_result",
+    "check_temperatures",
     "check_weights",
     "classes_of",
     "compiled",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import pickle
 import signal
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from ignite.engine import Engine, Events
 from msdino_monai.distributed import barrier, rank, sum_across_ranks
 from msdino_monai.errors import UserError, one_line
 from msdino_monai.pretraining.token_batches import TokenBatches
-from msdino_monai.vault.atomic import TEMPORARY, make_folder, remove_files, write_file
+from msdino_monai.vault.atomic import TEMPORARY, Lock, make_folder, remove_files, write_file
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
@@ -165,6 +166,16 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint_*.pt"))
+
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """While this is entered no other training may write here; rank 0 holds the lock."""
+        if rank() > 0:
+            yield
+            return
+        make_folder(self.folder)
+        with Lock(self.folder, busy=f"{self.folder} is in use by another training; wait, or name a new --output_dir."):
+            yield
 
     def listening(self) -> _Listening:
         """While this is entered, the first SIGINT or SIGTERM only asks the run to stop; the second acts at once."""

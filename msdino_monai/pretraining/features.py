@@ -102,7 +102,14 @@ def as_npy(array: np.ndarray[Any, np.dtype[Any]]) -> bytes:
 
 def report_probes(features: FeatureFile, classes: list[str] | None, backbone: Mapping[str, Any]) -> None:
     """k-NN and linear probe from the training section to every other, printed and written as `metrics.json`."""
-    sections = sorted({row["section"] for row in features.rows} - {"training"})
+    found = {row["section"] for row in features.rows}
+    if "training" not in found or len(found) < 2:
+        raise UserError(
+            "no image of the training section, or of all others, can be used; the quarantine list says why."
+        )
+    if classes and len(classes) != len(features.labels[0]):
+        raise UserError(f"the datalist names {len(classes)} classes, its labels have {len(features.labels[0])}.")
+    sections = sorted(found - {"training"})
     known, labels = features.section("training")
     names = classes or [f"class_{number}" for number in range(labels.shape[1])]
     report: dict[str, Any] = {"backbone": dict(backbone), "images": {"training": len(known)}, "sections": {}}

@@ -78,15 +78,15 @@ class SinkhornKnopp(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
-        rows = logits.float().flatten(0, -2) / temperature  # (R, P)
+        rows = logits.double().flatten(0, -2) / temperature  # (R, P); float32 has no room for sharp teachers
         largest = rows.max() if len(rows) else rows.new_tensor(-torch.inf)
         if dist.is_initialized():
             dist.all_reduce(largest, dist.ReduceOp.MAX)
         plan = (rows - largest).exp()
         for _ in range(self.num_iterations):
-            plan = plan / sum_across_ranks(plan.sum(0)).clamp_min(1e-30)
-            plan = plan / plan.sum(1, keepdim=True).clamp_min(1e-30)
-        return plan.reshape(logits.shape)
+            plan = plan / sum_across_ranks(plan.sum(0)).clamp_min(1e-300)
+            plan = plan / plan.sum(1, keepdim=True).clamp_min(1e-300)
+        return plan.float().reshape(logits.shape)
 
 
 def mean_across_ranks(rows: torch.Tensor) -> torch.Tensor:

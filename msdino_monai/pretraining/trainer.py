@@ -61,6 +61,10 @@ class DistillationTrainer(SupervisedTrainer):
 
     def run(self) -> None:
         """Go on from the newest checkpoint to the end; after a fault once more, since memory and cards do fail."""
+        with self.checkpoints.claimed():
+            self._run_twice_at_most()
+
+    def _run_twice_at_most(self) -> None:
         for attempt in range(2):
             done = self.checkpoints.restore(self)
             if done >= int(self.state.epoch_length or 1) * int(self.state.max_epochs or 1):
@@ -98,7 +102,7 @@ class DistillationTrainer(SupervisedTrainer):
             engine.fire_event(IterationEvents.FORWARD_COMPLETED)
             terms: Terms = engine.loss_function(student, teacher, state.schedule["teacher_temperature"])
             engine.fire_event(IterationEvents.LOSS_COMPLETED)
-            self.loss_scaler.scale(terms.loss / self.accumulation_steps).backward()
+            self.loss_scaler.scale(terms.loss / self._length_of_accumulation()).backward()  # type: ignore[no-untyped-call]
             engine.fire_event(IterationEvents.BACKWARD_COMPLETED)
         if last:
             self._norm = self._step(terms)
@@ -127,6 +131,12 @@ class DistillationTrainer(SupervisedTrainer):
         self.loss_scaler.update()
         update_teacher(self.teacher, self.student, self.state.schedule["teacher_momentum"])
         return norm
+
+    def _length_of_accumulation(self) -> int:
+        """How many iterations are added up: at an epoch's end there may be fewer."""
+        length = int(self.state.epoch_length or 1)
+        first = (self.state.iteration - 1) % length // self.accumulation_steps * self.accumulation_steps
+        return int(min(self.accumulation_steps, length - first))
 
     def _place_in_accumulation(self) -> tuple[bool, bool]:
         """Whether this iteration is the first, and the last, of those whose gradients are added up."""

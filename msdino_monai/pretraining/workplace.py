@@ -29,6 +29,13 @@ def begin(seed: int, output_dir: str | Path) -> None:
     torch.manual_seed(seed)
 
 
+def check_temperatures(**temperatures: Any) -> None:
+    """Refuse temperatures that a softmax cannot be divided by."""
+    for name, value in temperatures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise UserError(f"the {name} temperature must be a number above 0, got {value!r}.")
+
+
 def compiled(student: nn.Module, teacher: nn.Module, compile_bodies: bool) -> nn.Module:
     """The student; both bodies through torch.compile, in place, so that their weights keep their names."""
     if compile_bodies:

@@ -186,10 +186,19 @@ def find_exports(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         inside = [folder] if is_export else sorted(file.parent for file in folder.glob(f"*/{MANIFEST_FILE}"))
         if not inside:
             raise StoreError(f"{folder} holds no export (no {MANIFEST_FILE}); name the folder a site sent.")
+        if not is_export:
+            _refuse_half_arrived(folder, inside)
         found += inside
     if not found:
         raise StoreError("no export is named; name the folders the sites sent.")
     return found
+
+
+def _refuse_half_arrived(folder: Path, inside: list[Path]) -> None:
+    """A manifest is written, and should be sent, last; without it a hospital would be left out without a word."""
+    for part in sorted(shards.parent for shards in folder.glob("*/shards")):
+        if part not in inside and not part.name.endswith(".state"):
+            raise StoreError(f"{part} has shards but no {MANIFEST_FILE}; copy it whole, or move it away.")
 
 
 def refuse_mixture(exports: list[Export]) -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,16 @@ def test_every_prediction_says_what_made_it(site: Path, model: Path, tmp_path: P
     assert any(entry["positive"] for entry in predicted.values())
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums depend on how many threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_killed_training_ends_like_an_undisturbed_one(site: Path, tmp_path: Path) -> None:
     settings = {**SMALL, "max_epochs": 3, "patience": 0}
     train(site, tmp_path / "whole", **settings)

@@ -198,3 +198,11 @@ def test_teacher_gets_no_gradient() -> None:
 def test_impossible_settings_are_refused(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_sinkhorn_knows_very_sharp_teachers() -> None:
+    torch.manual_seed(0)
+    rows = F.normalize(torch.randn(256, 16), dim=-1)
+    prototypes = F.normalize(torch.cat([rows[:1], torch.randn(511, 16)]), dim=-1)
+    targets = SinkhornKnopp()(rows @ prototypes.T, 0.004)
+    torch.testing.assert_close(targets.sum(-1), torch.ones(256))

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,15 @@ def test_signal_is_heard_once_and_the_run_ends_behind_its_iteration(
     assert (tmp_path / "checkpoints" / "checkpoint_00000005.pt").exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_second_signal_acts_at_once(export: Path, tmp_path: Path) -> None:
     flow, trainer = begin(export, tmp_path)
 

@@ -19,6 +19,7 @@ from msdino_monai.errors import UserError
 from msdino_monai.vault import ExportWriter, TokenStore
 from msdino_monai.vault.keygen import keygen
 from msdino_monai.vault.manifest import Manifest, ShardEntry, _readable, _with_checksum, decode_manifest
+from msdino_monai.vault.store import StoreError, find_exports
 
 OpenStore = Callable[..., TokenStore]
 
@@ -297,3 +298,13 @@ def test_a_bad_argument_is_refused_at_construction(tmp_path: Path) -> None:
         TokenStore(tmp_path, verify="never")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="images_per_shard"):
         ExportWriter(tmp_path / "a", tmp_path / "b", describe(), images_per_shard=0)
+
+
+def test_export_that_arrived_without_its_manifest_is_not_left_out(tmp_path: Path) -> None:
+    (tmp_path / "site_a").mkdir()
+    (tmp_path / "site_a" / "manifest.json").touch()
+    (tmp_path / "site_b" / "shards").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"site_b has shards but no manifest\.json"):
+        find_exports(tmp_path)
+    (tmp_path / "site_b").rename(tmp_path / "site_b.state")
+    assert find_exports(tmp_path) == [tmp_path / "site_a"]

@@ -20,7 +20,6 @@ import torch
 from bundle_runs import BUNDLES
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 from PIL import Image
-from pydicom.data import get_testdata_file
 
 from msdino_monai.backbone import save_backbone
 from msdino_monai.errors import UserError
@@ -323,10 +322,10 @@ def test_files_that_cannot_be_used_are_quarantined_everywhere(site: Path, model:
     assert len(files) == len(list((hospital / "images").iterdir())) - 3
 
 
-def test_real_radiograph_and_its_turned_copy_get_the_same_probabilities(model: Path, tmp_path: Path) -> None:
-    source = get_testdata_file("RG1_UNCR.dcm")
-    assert source is not None
-    dataset = pydicom.dcmread(source)
+def test_real_radiograph_and_its_turned_copy_get_the_same_probabilities(
+    chest: Path, model: Path, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(chest)
     images = tmp_path / "images"
     images.mkdir()
     dataset.PatientOrientation = ["L", "F"]

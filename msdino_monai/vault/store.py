@@ -197,7 +197,8 @@ def find_exports(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 def _refuse_half_arrived(folder: Path, inside: list[Path]) -> None:
     """A manifest is written, and should be sent, last; without it a hospital would be left out without a word."""
     for part in sorted(shards.parent for shards in folder.glob("*/shards")):
-        if part not in inside and not part.name.endswith(".state"):
+        is_state = (part / "salt").exists()  # what a hospital keeps has shards of its own
+        if part not in inside and not is_state:
             raise StoreError(f"{part} has shards but no {MANIFEST_FILE}; copy it whole, or move it away.")
 
 

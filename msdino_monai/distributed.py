@@ -91,3 +91,12 @@ def gather_across_ranks(rows: torch.Tensor) -> torch.Tensor:
     before, after = dist.get_rank(), dist.get_world_size() - dist.get_rank() - 1
     padded = torch.nn.functional.pad(rows, (0, 0, before * len(rows), after * len(rows)))
     return sum_across_ranks(padded)
+
+
+def gather_objects(objects: list[Any]) -> list[Any]:
+    """Every rank's objects one after the other, on every rank; a rank may have none."""
+    if not dist.is_initialized():
+        return objects
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, objects)
+    return [each for part in gathered for each in part]

@@ -7,11 +7,13 @@ from msdino_monai.finetuning.description import load_network, read_description, 
 from msdino_monai.finetuning.encoder import build_encoder, encoder_sizes
 from msdino_monai.finetuning.few_labels import few_labels
 from msdino_monai.finetuning.intervals import bootstrap_intervals
+from msdino_monai.finetuning.model_card import ModelCard, ModelCheckpointLoader
 from msdino_monai.finetuning.optimisation import AveragedWeights, ClipGradients, adamw, layer_groups, warmup_cosine
 from msdino_monai.finetuning.progress import Progress
 from msdino_monai.finetuning.resume import EpochSeed, Resume
 from msdino_monai.finetuning.sampler import EpochSampler
-from msdino_monai.finetuning.workplace import begin, loss_of, own_folder, shows_curves, text_or_none
+from msdino_monai.finetuning.workplace import begin, text_or_none
+from msdino_monai.workplace import loss_of, own_folder, shows_curves
 
 __all__ = [
     "AveragedWeights",
@@ -20,6 +22,8 @@ __all__ = [
     "EpochSampler",
     "EpochSeed",
     "ImageCache",
+    "ModelCard",
+    "ModelCheckpointLoader",
     "Progress",
     "Resume",
     "TrainingImages",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from msdino_monai.plain import plain
 from msdino_monai.vault.atomic import make_folder, write_file
 
 
@@ -39,21 +37,6 @@ def write_picture(path: str | Path, figure: Any) -> Path:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
     return _write(path, buffer.getvalue())
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON can hold it; settings become comparable, numpy's numbers Python's, and NaN null."""
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return [plain(each) for each in value]
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, (int, np.integer)):
-        return int(value)
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value if value is None or isinstance(value, str) else str(value)
 
 
 def _cell(value: Any) -> Any:

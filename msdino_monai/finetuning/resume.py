@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
+from msdino_monai.checkpoint import CheckpointFiles, Stateful
 from msdino_monai.distributed import barrier, rank
-from msdino_monai.errors import UserError, one_line
-from msdino_monai.finetuning.report import plain
 from msdino_monai.finetuning.sampler import EpochSampler
-from msdino_monai.vault.atomic import make_folder, remove_files, write_file
 
 _log = logging.getLogger(__name__)
-_VERSION = 1
-
-
-class Stateful(Protocol):
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Any) -> Any: ...
 
 
 def mixed_seed(*keys: int) -> int:
@@ -63,28 +52,28 @@ class Resume:
     """
 
     def __init__(self, folder: str | Path, parts: Mapping[str, Stateful], settings: Mapping[str, Any]) -> None:
-        self.folder, self.parts = Path(folder).expanduser(), dict(parts)
-        self.settings = plain(settings)
+        self.files = CheckpointFiles(folder, "epoch_{:05d}.pt", settings)
+        self.parts = dict(parts)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
 
     def run(self, trainer: Any) -> None:
         """Train to the end, from the newest checkpoint if there is one; nothing to do if that was the end."""
-        if not self.restore(trainer):
-            trainer.run()
+        with self.files.claimed():
+            if not self.restore(trainer):
+                trainer.run()
 
     def has_begun(self) -> bool:
         """Whether there is anything to go on from."""
-        return bool(self._files())
+        return bool(self.files.paths())
 
     def restore(self, engine: Engine) -> bool:
         """Bring the newest whole checkpoint back; whether the training was complete."""
-        found = self._newest()
+        found = self.files.newest()
         if found is None:
             return False
         path, content = found
-        self._refuse_other_settings(path, content["settings"])
         for name, part in self.parts.items():
             part.load_state_dict(content["parts"][name])
         epoch, last = int(content["epoch"]), int(engine.state.max_epochs or 0)
@@ -99,43 +88,9 @@ class Resume:
         """One file for all ranks: they hold the same state."""
         if rank() == 0:
             content = {
-                "version": _VERSION,
                 "epoch": int(engine.state.epoch),
                 "finished": bool(engine.should_terminate),
-                "settings": self.settings,
                 "parts": {name: part.state_dict() for name, part in self.parts.items()},
             }
-            buffer = io.BytesIO()
-            torch.save(content, buffer)
-            make_folder(self.folder)
-            write_file(self.folder / f"epoch_{engine.state.epoch:05d}.pt", buffer.getvalue(), private=True)
-            remove_files(self._files()[:-2])
+            self.files.write(engine.state.epoch, content)
         barrier()
-
-    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
-        for path in reversed(self._files()):
-            try:
-                content = torch.load(path, map_location="cpu", weights_only=True)
-            except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-                _log.warning("%s is not whole (%s); going back to an older one.", path, one_line(error))
-                continue
-            if content.get("version") != _VERSION:
-                raise UserError(
-                    f"{path} was written by another version; finish with that one, or name a new --output_dir."
-                )
-            return path, content
-        if self._files():
-            raise UserError(f"no checkpoint in {self.folder} is whole; remove them, or name a new --output_dir.")
-        return None
-
-    def _refuse_other_settings(self, path: Path, theirs: Mapping[str, Any]) -> None:
-        names = sorted({*self.settings, *theirs})
-        changed = [name for name in names if self.settings.get(name) != theirs.get(name)]
-        if changed:
-            what = "; ".join(f"{name}: {theirs.get(name)} there, {self.settings.get(name)} now" for name in changed[:5])
-            raise UserError(
-                f"{path} belongs to other settings ({what}); use the same ones, or name a new --output_dir."
-            )
-
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch_*.pt"))

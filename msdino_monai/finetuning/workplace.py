@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from msdino_monai.distributed import rank, under_torchrun, world_size
+from msdino_monai.distributed import under_torchrun, world_size
 from msdino_monai.errors import UserError
 from msdino_monai.vault.atomic import make_folder
 
@@ -19,10 +18,6 @@ def file_names(texts: Sequence[str]) -> list[str]:
     """Parts of file names: without odd characters, and no two alike."""
     safe = [re.sub(r"[^\w.-]+", "_", text)[-80:] for text in texts]
     return [name if safe.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(safe, start=1)]
-
-
-def own_folder(output_dir: str | Path, name: str) -> str:
-    return str(Path(str(output_dir)).expanduser().resolve() / name)
 
 
 def begin(seed: int, output_dir: str | Path, multi_gpu: bool) -> None:
@@ -39,13 +34,3 @@ def begin(seed: int, output_dir: str | Path, multi_gpu: bool) -> None:
 def text_or_none(value: Any) -> str | None:
     """A path as text; MONAI's command line makes numbers of texts that look like some."""
     return None if value is None else str(value)
-
-
-def shows_curves() -> bool:
-    """Whether this rank writes for TensorBoard, and can."""
-    return rank() == 0 and find_spec("tensorboard") is not None
-
-
-def loss_of(output: dict[str, Any]) -> float:
-    """One iteration's loss, for logs."""
-    return float(output["loss"].detach())

@@ -32,12 +32,10 @@ from msdino_monai.pretraining.workplace import (
     check_temperatures,
     compiled,
     is_watched,
-    loss_of,
-    own_folder,
     read_probe_images,
-    shows_curves,
     targets_of,
 )
+from msdino_monai.workplace import loss_of, own_folder, shows_curves
 
 __all__ = [
     "Branch",

@@ -12,7 +12,7 @@ import torch
 from msdino_monai.backbone import save_backbone
 from msdino_monai.distributed import rank
 from msdino_monai.networks import ViTBody
-from msdino_monai.pretraining.checkpoint import plain
+from msdino_monai.plain import plain
 from msdino_monai.pretraining.labelled import embedding_of
 from msdino_monai.vault import TokenStore
 from msdino_monai.vault.signing import read_signing_key

@@ -61,7 +61,7 @@ class DistillationTrainer(SupervisedTrainer):
 
     def run(self) -> None:
         """Go on from the newest checkpoint to the end; after a fault once more, since memory and cards do fail."""
-        with self.checkpoints.claimed():
+        with self.checkpoints.files.claimed():
             self._run_twice_at_most()
 
     def _run_twice_at_most(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,7 @@ from msdino_monai.pretraining.labelled import LabelledTokens, embedding_of, read
 from msdino_monai.pretraining.loss import Centring, SinkhornKnopp
 from msdino_monai.vault import TokenStore
 from msdino_monai.vault.atomic import make_folder
-
-
-def own_folder(output_dir: str | Path, name: str) -> str:
-    return str(Path(str(output_dir)).expanduser().resolve() / name)
+from msdino_monai.workplace import own_folder
 
 
 def begin(seed: int, output_dir: str | Path) -> None:
@@ -67,16 +63,6 @@ def read_probe_images(
     return read_labelled(str(datalist), folder, embedding_of(store.embedder, embedder_checkpoint), quarantine)
 
 
-def shows_curves() -> bool:
-    """Whether this rank writes for TensorBoard, and can."""
-    return rank() == 0 and find_spec("tensorboard") is not None
-
-
 def is_watched() -> bool:
     """Whether somebody sits before this rank's terminal."""
     return rank() == 0 and sys.stderr.isatty()
-
-
-def loss_of(output: dict[str, Any]) -> float:
-    """One iteration's loss, for TensorBoard."""
-    return float(output["loss"])

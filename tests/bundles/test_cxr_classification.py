@@ -5,11 +5,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +14,18 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from bundle_runs import BUNDLES
-from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
+from bundle_runs import (
+    BUNDLES,
+    TORCHRUN,
+    arguments,
+    as_flags,
+    check_metadata,
+    completed,
+    kill_once_there,
+    run,
+    workflow,
+)
+from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 from PIL import Image
 
 from msdino_monai.backbone import save_backbone
@@ -59,62 +66,33 @@ def model(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flow_of(configs: tuple[str, ...], kind: str, **settings: Any) -> ConfigWorkflow:
-    return ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / name) for name in configs],
-        meta_file=str(BUNDLE / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(BUNDLE),
-        **settings,
-    )
-
-
-def run(configs: tuple[str, ...], kind: str, **settings: Any) -> ConfigWorkflow:
-    """One whole run in this process; what the user would read is raised, not MONAI's wrapping of it."""
-    flow = flow_of(configs, kind, **settings)
-    try:
-        flow.initialize()
-        flow.run()
-        flow.finalize()
-    except RuntimeError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        raise cause or error from None
-    return flow
+    return workflow(BUNDLE, configs, kind, **settings)
 
 
 def train(dataset_dir: Path, output_dir: Path, **settings: Any) -> dict[str, Any]:
-    run(("train.json",), "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir), **{**SMALL, **settings})
+    run(
+        flow_of(
+            ("train.json",), "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir), **{**SMALL, **settings}
+        )
+    )
     return dict(json.loads((output_dir / "metrics.json").read_text()))
 
 
 def evaluate(dataset_dir: Path, model: Path, output_dir: Path, **settings: Any) -> dict[str, Any]:
     given = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "model": str(model), "num_workers": 0}
-    run(("train.json", "evaluate.json"), "train", bootstrap_repeats=20, **given, **settings)
+    run(flow_of(("train.json", "evaluate.json"), "train", bootstrap_repeats=20, **given, **settings))
     return dict(json.loads((output_dir / "metrics.json").read_text()))
 
 
 def infer(dataset_dir: Path, model: Path, output_dir: Path, **settings: Any) -> dict[str, dict[str, Any]]:
     given = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "model": str(model), "num_workers": 0}
-    run(("inference.json",), "inference", **given, **settings)
+    run(flow_of(("inference.json",), "inference", **given, **settings))
     found = json.loads((output_dir / "predictions.json").read_text())
     return {entry["file"]: entry for entry in found["predictions"]}
 
 
-def command(configs: str, *flags: object, launcher: tuple[str, ...] = ("monai.bundle",)) -> list[str]:
-    files = str([str(BUNDLE / "configs" / name) for name in configs.split("+")])
-    start = [sys.executable, "-m", *launcher, "run", "--config_file", files, "--bundle_root", BUNDLE]
-    return list(map(str, [*start, "--logging_file", BUNDLE / "configs" / "logging.conf", *flags]))
-
-
-def as_flags(settings: dict[str, Any]) -> list[str]:
-    return [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-
-
-def completed(arguments: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False, **settings)
+def command(configs: str, *flags: object, launcher: Sequence[str] = ("monai.bundle",)) -> list[str]:
+    return arguments(BUNDLE, configs.split("+"), *flags, launcher=launcher)
 
 
 def relabelled(site: Path, folder: Path, change: Any) -> Path:
@@ -182,16 +160,8 @@ def test_killed_training_ends_like_an_undisturbed_one(site: Path, tmp_path: Path
     settings = {**SMALL, "max_epochs": 3, "patience": 0}
     train(site, tmp_path / "whole", **settings)
     flags = ["--dataset_dir", site, "--output_dir", tmp_path / "killed", *as_flags(settings)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    child = subprocess.Popen(
-        command("train.json", *flags), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     first = tmp_path / "killed" / "checkpoints" / "epoch_00001.pt"
-    while not first.exists() and child.poll() is None:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait(60)
-    assert first.exists()
+    kill_once_there(command("train.json", *flags), first)
     train(site, tmp_path / "killed", **settings)
     states = [torch.load(tmp_path / name / "checkpoints" / "epoch_00003.pt") for name in ("whole", "killed")]
     for part in ("network", "averaged"):
@@ -203,8 +173,7 @@ def test_killed_training_ends_like_an_undisturbed_one(site: Path, tmp_path: Path
 
 def test_two_ranks_train_one_model(site: Path, tmp_path: Path) -> None:
     flags = ["--dataset_dir", site, "--output_dir", tmp_path / "out", *as_flags({**SMALL, "max_epochs": 1})]
-    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "monai.bundle")
-    result = completed(command("train.json+multi_gpu_train.json", *flags, launcher=launcher))
+    result = completed(command("train.json+multi_gpu_train.json", *flags, launcher=TORCHRUN))
     assert result.returncode == 0, result.stderr[-3000:]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["images"] == len(json.loads((site / "datalist.json").read_text())["validation"])
@@ -448,10 +417,7 @@ def test_model_exports_to_onnx(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif("MONAI_SCHEMA" not in os.environ, reason="MONAI_SCHEMA names no copy of MONAI's metadata schema")
 def test_metadata_follows_monais_schema() -> None:
-    schema = os.environ["MONAI_SCHEMA"]
-    digest = hashlib.sha256(Path(schema).read_bytes()).hexdigest()
-    metadata = str(BUNDLE / "configs" / "metadata.json")
-    verify_metadata(meta_file=metadata, filepath=schema, hash_val=digest, hash_type="sha256")
+    check_metadata(BUNDLE)
 
 
 def test_every_setting_stands_in_the_readme() -> None:

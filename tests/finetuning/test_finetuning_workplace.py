@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.workplace import begin, file_names, own_folder, text_or_none
+from msdino_monai.finetuning.workplace import begin, file_names, text_or_none
+from msdino_monai.workplace import own_folder
 
 
 def test_seed_alone_decides_the_weights(tmp_path: Path) -> None:

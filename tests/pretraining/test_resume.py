@@ -302,7 +302,7 @@ def test_checkpoint_of_another_version_is_refused(
     export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("msdino_monai.pretraining.checkpoint._VERSION", 0)
+        patch.setattr("msdino_monai.checkpoint._VERSION", 0)
         stop(export, tmp_path, 2)
     with pytest.raises(RuntimeError) as caught:
         train(export, tmp_path)

@@ -14,11 +14,10 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
-from msdino_monai.distributed import barrier, rank
+from msdino_monai.distributed import barrier, gather_objects, rank
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.classification.calibration import Calibration
-from msdino_monai.finetuning.classification.network import ModelCard
-from msdino_monai.finetuning.classification.predictions import gathered_rows
+from msdino_monai.finetuning.classification.calibration import Calibration, CurrentCalibration
+from msdino_monai.finetuning.classification.network import ClassifierCard
 from msdino_monai.finetuning.explanation import relevance, write_overlay
 from msdino_monai.finetuning.report import write_csv, write_json
 from msdino_monai.finetuning.workplace import file_names
@@ -31,7 +30,9 @@ _log = logging.getLogger(__name__)
 class Probabilitiesd(MapTransform):
     """Logits (C,) to calibrated probabilities."""
 
-    def __init__(self, keys: KeysCollection, calibration: Calibration, allow_missing_keys: bool = False) -> None:
+    def __init__(
+        self, keys: KeysCollection, calibration: Calibration | CurrentCalibration, allow_missing_keys: bool = False
+    ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.calibration = calibration
 
@@ -53,7 +54,7 @@ class PredictionWriter:
     """
 
     def __init__(
-        self, output_dir: str | Path, card: ModelCard, quarantine: Quarantine, network: Classifier | None = None
+        self, output_dir: str | Path, card: ClassifierCard, quarantine: Quarantine, network: Classifier | None = None
     ) -> None:
         self.output_dir, self.card, self.quarantine = Path(str(output_dir)).expanduser(), card, quarantine
         self.network = network
@@ -102,7 +103,7 @@ class PredictionWriter:
         return written
 
     def _write(self, _: Engine) -> None:
-        entries = sorted(gathered_rows(self._found), key=lambda entry: str(entry["file"]))
+        entries = sorted(gather_objects(self._found), key=lambda entry: str(entry["file"]))
         if rank() > 0:
             return
         if not entries:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import nn
 
+from msdino_monai.distributed import gather_objects
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning.classification.metrics import (
     Scores,
@@ -75,7 +74,8 @@ class Predictions:
     def _collect(self, engine: Engine) -> None:
         batch, logits = engine.state.batch, engine.state.output["pred"].detach().double().cpu()
         labels = self._hot(torch.as_tensor(batch["label"]).cpu())
-        self._rows += zip(batch["file"], batch["patient"], logits.tolist(), labels.tolist(), strict=True)
+        patients = batch.get("patient", [""] * len(labels))  # MONAI Label's images have none
+        self._rows += zip(batch["file"], patients, logits.tolist(), labels.tolist(), strict=True)
 
     def _hot(self, labels: torch.Tensor) -> torch.Tensor:
         """Labels (B, C); class numbers (B,) become ones among zeros, and unknown ones stay below 0."""
@@ -85,7 +85,7 @@ class Predictions:
         return torch.where((labels >= 0)[:, None], hot, -1.0)
 
     def _summarise(self, engine: Engine) -> None:
-        rows = sorted({row[0]: row for row in gathered_rows(self._rows)}.values())
+        rows = sorted({row[0]: row for row in gather_objects(self._rows)}.values())
         if not rows:
             why = "" if self.quarantine is None else f"; {self.quarantine.quarantined} says why"
             raise UserError(f"no image could be evaluated{why}.")
@@ -111,12 +111,3 @@ class Predictions:
         if self.task == "multi_class":
             labels = torch.where(labels[:, 0] >= 0, labels.argmax(dim=1), -1)
         return float(self.loss_function(logits, labels))  # type: ignore[misc]
-
-
-def gathered_rows(rows: list[Any]) -> list[Any]:
-    """The rows of all ranks, on every rank."""
-    if not dist.is_initialized():
-        return rows
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, rows)
-    return [row for part in gathered for row in part]

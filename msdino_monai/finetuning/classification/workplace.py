@@ -16,7 +16,7 @@ from msdino_monai.finetuning.best import BestWeights
 from msdino_monai.finetuning.classification.calibration import fit_calibration
 from msdino_monai.finetuning.classification.evaluation import report
 from msdino_monai.finetuning.classification.loss import MultiClassLoss, MultiLabelLoss, class_weights
-from msdino_monai.finetuning.classification.network import ModelCard
+from msdino_monai.finetuning.classification.network import ClassifierCard
 from msdino_monai.finetuning.classification.predictions import Cases, Predictions
 
 
@@ -65,7 +65,7 @@ def finish_training(
 
 
 def evaluate(
-    evaluator: Any, predictions: Predictions, card: ModelCard, folder: str | Path, section: str, **settings: Any
+    evaluator: Any, predictions: Predictions, card: ClassifierCard, folder: str | Path, section: str, **settings: Any
 ) -> dict[str, Any]:
     """Run an evaluation and report with the model's own calibration; `settings` are those of `report`."""
     evaluator.run()

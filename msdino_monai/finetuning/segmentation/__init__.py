@@ -5,8 +5,8 @@ from msdino_monai.finetuning.segmentation.items import cases, mask_sections, nam
 from msdino_monai.finetuning.segmentation.mask import LoadMaskd
 from msdino_monai.finetuning.segmentation.metric import MeanCaseDice
 from msdino_monai.finetuning.segmentation.network import (
-    ModelCard,
     SegmentationLoss,
+    SegmenterCard,
     build_segmenter,
     describe_segmenter,
 )
@@ -18,10 +18,10 @@ __all__ = [
     "Evaluation",
     "LoadMaskd",
     "MeanCaseDice",
-    "ModelCard",
     "Predictions",
     "SaveMaskd",
     "SegmentationLoss",
+    "SegmenterCard",
     "ToStoredGridd",
     "ToViewerAxesd",
     "build_segmenter",

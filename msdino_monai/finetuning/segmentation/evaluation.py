@@ -14,9 +14,8 @@ import numpy.typing as npt
 import torch
 from ignite.engine import Engine, Events
 
-from msdino_monai.distributed import barrier, rank
+from msdino_monai.distributed import barrier, gather_objects, rank
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.classification.predictions import gathered_rows
 from msdino_monai.finetuning.intervals import Rows, bootstrap_intervals
 from msdino_monai.finetuning.report import write_csv, write_json
 from msdino_monai.finetuning.segmentation.mask import read_mask
@@ -107,7 +106,7 @@ class Evaluation:
         return np.asarray(self.task.layers(self.task.encode(torch.from_numpy(numbers))).numpy())
 
     def report(self, engine: Engine) -> None:
-        rows = sorted(gathered_rows(self.rows), key=lambda row: str(row["file"]))  # classes stay in order
+        rows = sorted(gather_objects(self.rows), key=lambda row: str(row["file"]))  # classes stay in order
         if not rows:
             raise UserError(f"no image could be used; {self.quarantine.quarantined} says why.")
         summary = summarise(rows, self.task.classes, self.repeats, self.seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from monai.metrics import CumulativeIterationMetric
 
+from msdino_monai.distributed import gather_objects
+from msdino_monai.errors import UserError
 from msdino_monai.finetuning.segmentation.task import Task
 
 
@@ -37,7 +39,11 @@ class MeanCaseDice(CumulativeIterationMetric):
 
     def class_means(self) -> torch.Tensor:
         """One mean over cases for each class."""
-        buffer = self.get_buffer()
-        if not isinstance(buffer, torch.Tensor):
-            raise ValueError("there are no cases; call the metric with a batch first.")
-        return torch.as_tensor(buffer).nanmean(dim=0)
+        return self.get_buffer().nanmean(dim=0)
+
+    def get_buffer(self) -> torch.Tensor:
+        """The figures of all cases of all ranks, (cases, classes); MONAI's own way needs a case on every rank."""
+        rows = gather_objects([row.tolist() for row in self._buffers[0]] if self._buffers else [])
+        if not rows:
+            raise UserError("no case could be validated; quarantine.csv in --output_dir says why.")
+        return torch.tensor(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import torch
 from monai.losses import DiceLoss
 
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.description import beside, read_description
 from msdino_monai.finetuning.encoder import build_encoder, encoder_sizes
+from msdino_monai.finetuning.model_card import ModelCard
 from msdino_monai.finetuning.segmentation.task import Task, task_of
 from msdino_monai.networks.segmenter import Segmenter
-from msdino_monai.vault.atomic import hash_file
 
 
 def build_segmenter(out_channels: int, feature_size: int = 16, **encoder: Any) -> Segmenter:
@@ -24,30 +22,18 @@ def build_segmenter(out_channels: int, feature_size: int = 16, **encoder: Any) -
 
 
 def describe_segmenter(network: Segmenter, task: str, classes: Sequence[str], **more: Any) -> dict[str, Any]:
-    """What goes beside the weights, so that `ModelCard` can build the network again."""
+    """What goes beside the weights, so that `SegmenterCard` can build the network again."""
     sizes = {**encoder_sizes(network.encoder), "feature_size": network.feature_size}
     return {"network": sizes, "task": task, "classes": list(classes), **more}
 
 
-class ModelCard:
-    """What stands beside a trained model; where nothing does, the bundle's metadata and ViT-S/16.
-
-    Args:
-        model: the weights.
-        metadata: the bundle's metadata.json: its version, and the classes where no model says.
-    """
+class SegmenterCard(ModelCard):
+    """What a trained segmenter says of itself."""
 
     def __init__(self, model: str | Path, metadata: str | Path) -> None:
-        self.model = Path(str(model)).expanduser()
-        content = json.loads(Path(str(metadata)).read_text(encoding="utf-8"))
-        self.bundle_version = str(content["version"])
-        said = read_description(self.model)
-        channels = content["network_data_format"]["outputs"]["pred"]["channel_def"]
-        self.sizes: dict[str, Any] = dict(said.get("network", {}))
-        self.task = str(said.get("task", "multi_class"))
-        self.classes = tuple(said.get("classes", [channels[number] for number in sorted(channels, key=int)[1:]]))
-        self.label_key = str(said.get("label_key", "lungs"))
-        self.threshold = float(said.get("threshold", 0.5))
+        super().__init__(model, metadata, task="multi_class", first_channel=1)
+        self.label_key = str(self.said.get("label_key", "lungs"))
+        self.threshold = float(self.said.get("threshold", 0.5))
         self.img_size = int(self.sizes.get("img_size", 224))
 
     def network(self, fused_attention: bool = False) -> Segmenter:
@@ -55,17 +41,6 @@ class ModelCard:
         sizes = {"img_size": self.img_size, **self.sizes}
         out_channels = task_of(self.task, self.classes).out_channels
         return build_segmenter(out_channels, fused_attention=fused_attention, **sizes)
-
-    def check(self) -> None:
-        """Refuse to predict without a model, or with one that does not say what it is."""
-        if not self.model.is_file():
-            raise UserError(f"there is no model {self.model}; train one, or name its file with --model.")
-        if not self.sizes:
-            raise UserError(f"{beside(self.model, 'network')} is missing; copy it from where {self.model} was trained.")
-
-    def sha256(self) -> str:
-        """Of the weights; empty where there are none yet."""
-        return hash_file(self.model.resolve()) if self.model.is_file() else ""
 
 
 class SegmentationLoss(torch.nn.Module):

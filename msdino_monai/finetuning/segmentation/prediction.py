@@ -14,9 +14,8 @@ from ignite.engine import Engine, Events
 from monai.config import KeysCollection
 from monai.transforms import SaveImaged
 
-from msdino_monai.distributed import barrier, rank
+from msdino_monai.distributed import barrier, gather_objects, rank
 from msdino_monai.errors import RadiographError, UserError
-from msdino_monai.finetuning.classification.predictions import gathered_rows
 from msdino_monai.finetuning.report import write_csv
 from msdino_monai.finetuning.segmentation.dicom_seg import Producer, encode_segmentation, require_highdicom
 from msdino_monai.finetuning.segmentation.mask import Mask, write_nifti, write_png
@@ -166,7 +165,7 @@ class Predictions:
             self.rows.append({"file": item["file"], "mask": meta["saved_to"], **pixels, **self.about})
 
     def write(self, _: Engine) -> None:
-        rows = sorted(gathered_rows(self.rows), key=lambda row: str(row["file"]))
+        rows = sorted(gather_objects(self.rows), key=lambda row: str(row["file"]))
         if rank() > 0:
             return
         if not rows:

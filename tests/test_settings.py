@@ -12,7 +12,14 @@ from msdino_monai.errors import UserError
 from msdino_monai.flags import as_flag
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.networks import PatchEmbedding
-from msdino_monai.settings import check_settings, finish, known_settings, one_line_excepthook, text_setting
+from msdino_monai.settings import (
+    check_settings,
+    finish,
+    known_settings,
+    needed_from_people,
+    one_line_excepthook,
+    text_setting,
+)
 
 
 @pytest.fixture
@@ -154,3 +161,17 @@ def test_quarantine_ends_a_command_with_status_3_and_nothing_else(
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     finish(quarantine)
+
+
+@pytest.mark.usefixtures("typed")
+def test_people_must_name_their_images_and_programs_may_bring_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert needed_from_people(dataset_dir=None) == {"dataset_dir": None}
+    monkeypatch.setattr(sys, "argv", ["/x/their_program.py"])
+    assert needed_from_people(dataset_dir=None) == {}
+
+
+def test_training_in_monai_label_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/x/monailabel/interfaces/utils/app.py", "-m", "train"])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    check_settings({"output_dir": "o"})
+    assert sys.excepthook is one_line_excepthook

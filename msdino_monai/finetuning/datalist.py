@@ -16,7 +16,7 @@ from msdino_monai.images.files import existing_folder
 
 def read_datalist(
     datalist: str | Path | None,
-    dataset_dir: str | Path,
+    dataset_dir: str | Path | None,
     label_key: str = "label",
     sections: Sequence[str] = SECTIONS,
 ) -> dict[str, list[dict[str, Any]]]:
@@ -28,6 +28,8 @@ def read_datalist(
             numbers stay as they are: 0 or 1 per class (or a share between), -1 where nobody knows.
         sections: those that are needed; each must hold something.
     """
+    if dataset_dir is None or not str(dataset_dir).strip():
+        raise UserError("missing --dataset_dir.")
     root = existing_folder(dataset_dir).absolute()
     path = root / "datalist.json" if datalist is None else Path(str(datalist)).expanduser()
     content = _load(path)

@@ -9,7 +9,7 @@ from typing import Any
 from monai.transforms import apply_transform
 from torch.utils.data import IterableDataset, get_worker_info
 
-from msdino_monai.errors import RadiographError
+from msdino_monai.errors import RadiographError, UserError
 from msdino_monai.images.quarantine import Quarantine
 
 
@@ -59,7 +59,7 @@ class UsableImages(IterableDataset[dict[str, Any]]):
             return dict(apply_transform(self.transform, item))
         except RuntimeError as error:
             cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, RadiographError):
+            while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__
             if cause is None:
                 raise

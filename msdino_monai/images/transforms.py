@@ -72,6 +72,7 @@ class LoadRadiograph(Transform):
         self.with_patient = with_patient
 
     def __call__(self, path: str | Path) -> MetaTensor:
+        path = _only_file(path)
         radiograph = read_radiograph(path, self.rules, self.with_patient)
         turn = radiograph.orientation
         size = self.img_size[::-1] if turn.transpose else self.img_size
@@ -93,6 +94,16 @@ class LoadRadiograph(Transform):
         if self.with_patient:
             meta["patient"] = radiograph.patient
         return MetaTensor(pixels[None].contiguous(), meta=meta)  # (H, W) -> (1, H, W)
+
+
+def _only_file(path: str | Path) -> Path:
+    """A DICOM series may come as its folder; a radiograph's holds one file."""
+    if not Path(path).is_dir():
+        return Path(path)
+    files = [file for file in Path(path).rglob("*") if file.is_file() and not file.name.startswith((".", "DICOMDIR"))]
+    if len(files) != 1:
+        raise RadiographError("open", f"a folder of {len(files)} files", "name one of them")
+    return files[0]
 
 
 class LoadRadiographd(MapTransform):

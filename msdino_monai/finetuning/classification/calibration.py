@@ -83,6 +83,22 @@ def read_calibration(model: str | Path, task: str, classes: Sequence[str]) -> Ca
     return Calibration(task, tuple(classes), temperature, thresholds, undefined)
 
 
+class CurrentCalibration:
+    """The calibration beside a model as it is now: a server stays up while a training renews the model.
+
+    Args:
+        model: the weights.
+        task: see `Calibration`.
+        classes: their names.
+    """
+
+    def __init__(self, model: str | Path, task: str, classes: Sequence[str]) -> None:
+        self.model, self.task, self.classes = model, task, tuple(classes)
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return read_calibration(self.model, self.task, self.classes).probabilities(logits)
+
+
 def fit_calibration(task: str, classes: Sequence[str], logits: Scores, labels: Scores) -> Calibration:
     """Temperature by likelihood, thresholds by Youden's index on the calibrated probabilities."""
     temperature = fit_temperature(task, torch.from_numpy(logits), torch.from_numpy(labels))

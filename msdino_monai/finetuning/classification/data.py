@@ -21,7 +21,8 @@ class LabelledData:
 
     Args:
         datalist: the file; None for `datalist.json` in `dataset_dir`.
-        dataset_dir: what the paths in it are relative to.
+        dataset_dir: what the paths in it are relative to; None where a program names the images: then only the classes
+            are known here.
         task: `multi_label`, a list of numbers an image; or `multi_class`, one number.
         classes: their names; None for those in the datalist.
         label_key: which key of an item holds the label.
@@ -33,7 +34,7 @@ class LabelledData:
     def __init__(
         self,
         datalist: str | Path | None,
-        dataset_dir: str | Path,
+        dataset_dir: str | Path | None,
         task: str = "multi_label",
         classes: str | Sequence[str] | None = None,
         label_key: str = "label",
@@ -45,6 +46,10 @@ class LabelledData:
             raise UserError(f"--task must be {' or '.join(TASKS)}, got {task!r}.")
         self.task, self.dataset_dir = task, Path(str(dataset_dir)).expanduser().absolute()
         self._path = self.dataset_dir / "datalist.json" if datalist is None else Path(str(datalist)).expanduser()
+        self._sections: dict[str, list[dict[str, Any]]] = {}
+        if dataset_dir is None and classes is not None:
+            self.classes = _named(classes)
+            return
         found = read_datalist(datalist, dataset_dir, label_key, sections)
         labels = [item["label"] for items in found.values() for item in items]
         self._refuse_other_labels(labels)
@@ -59,15 +64,24 @@ class LabelledData:
         return hashlib.sha256(json.dumps(self._sections, sort_keys=True).encode()).hexdigest()
 
     def items(self, section: str) -> list[dict[str, Any]]:
-        return [dict(item) for item in self._sections[section]]
+        return [dict(item) for item in self._section(section)]
 
     def absolute_items(self, section: str) -> list[dict[str, Any]]:
         """With absolute paths, for data sets that know no `dataset_dir`."""
-        return [{**item, "image": str(self.dataset_dir / item["image"])} for item in self._sections[section]]
+        return [{**item, "image": str(self.dataset_dir / item["image"])} for item in self._section(section)]
 
     def labels(self, section: str) -> torch.Tensor:
-        """(n, C) for multi-label, (n,) for multi-class."""
-        return torch.tensor([item["label"] for item in self._sections[section]], dtype=label_type(self.task))
+        """(n, C) for multi-label, (n,) for multi-class; n is 0 where a program names the images."""
+        if not self._sections:
+            return torch.zeros(
+                (0, len(self.classes))[: 2 if self.task == "multi_label" else 1], dtype=label_type(self.task)
+            )
+        return torch.tensor([item["label"] for item in self._section(section)], dtype=label_type(self.task))
+
+    def _section(self, name: str) -> list[dict[str, Any]]:
+        if name not in self._sections:
+            raise UserError("missing --dataset_dir.")
+        return self._sections[name]
 
     def _plain(self, item: Mapping[str, Any]) -> dict[str, Any]:
         relative = Path(item["image"]).relative_to(self.dataset_dir).as_posix()

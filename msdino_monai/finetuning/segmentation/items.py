@@ -18,7 +18,7 @@ Item = dict[str, Any]
 
 
 def mask_sections(
-    datalist: str | None, dataset_dir: str | Path, label_key: str, sections: Sequence[str]
+    datalist: str | None, dataset_dir: str | Path | None, label_key: str, sections: Sequence[str]
 ) -> dict[str, list[Item]]:
     """Sections of a datalist whose labels are masks; every item has a `patient`, so that batches have one form."""
     found = read_datalist(datalist, dataset_dir, label_key, sections)

@@ -102,6 +102,12 @@ def affine_of(image: str | Path) -> npt.NDArray[np.float64]:
     return affine
 
 
+def volume_shape(image: str | Path) -> tuple[int, int, int]:
+    """The first three axes of a NIfTI, 1 for those it lacks."""
+    rows, columns, slices = (*_open_nifti(image).shape, 1, 1)[:3]
+    return int(rows), int(columns), int(slices)
+
+
 def _numbers(path: Path, image: Path) -> npt.NDArray[Any]:
     try:
         kind = kind_of(path)

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from msdino_monai.finetuning.segmentation.mask import affine_of
+from msdino_monai.finetuning.segmentation.mask import affine_of, volume_shape
 from msdino_monai.images.files import NIFTI, kind_of
 from msdino_monai.images.geometry import Geometry, to_stored_grid
 
@@ -34,9 +34,10 @@ class ToStoredGridd(MapTransform):
 
 
 class ToViewerAxesd(MapTransform):
-    """A mask (1, H, W) to the axes of NIfTI and ITK, (W, H), where viewers and MONAI Label expect them.
+    """A mask (1, H, W) to a volume of one slice on the axes of NIfTI and ITK, (W, H, 1), as viewers expect it.
 
-    A NIfTI image's own axes are those already. The affine is noted in the mask's and the image's meta.
+    A NIfTI image's mask has the image's own shape. The affine is noted in the mask's and the image's meta; MONAI Label
+    writes it to volumes only, and several layers (classes, W, H, 1) as `.seg.nrrd` only.
     """
 
     def __init__(self, keys: KeysCollection, image_key: str = "image") -> None:
@@ -47,13 +48,14 @@ class ToViewerAxesd(MapTransform):
         turned = dict(data)
         image = turned[self.image_key]
         path = image.meta["filename_or_obj"]
-        is_nifti = kind_of(path) == NIFTI
+        shape = volume_shape(path) if kind_of(path) == NIFTI else None
         for key in self.key_iterator(turned):
             mask = turned[key]
             meta = {name: value for name, value in mask.meta.items() if name != "affine"}
-            mask = mask.as_tensor() if is_nifti else mask.as_tensor().transpose(-2, -1)  # (1, H, W) -> (1, W, H)
+            layers = mask.as_tensor()
+            volumes = layers.reshape(-1, *shape) if shape else layers.transpose(-2, -1)[..., None]  # (1, W, H, 1)
             affine = torch.from_numpy(affine_of(path))
-            flat = mask[0] if mask.shape[0] == 1 else mask
-            turned[key] = MetaTensor(flat.contiguous(), affine=affine, meta=meta)
+            volume = volumes[0] if len(volumes) == 1 else volumes
+            turned[key] = MetaTensor(volume.contiguous(), affine=affine, meta=meta)
             image.affine = affine
         return turned

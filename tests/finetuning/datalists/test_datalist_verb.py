@@ -62,7 +62,7 @@ def test_names_that_look_like_numbers_stay_names(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["nih"], 2, "unknown 'nih'; it is one of: chexpert, montgomery, nih14, siim"),
+        (["nih"], 2, "unknown 'nih'; it is one of: chexpert, fed_ixi, fed_kits19, montgomery"),
         (["--root", "x"], 2, "unknown '--root'"),
         (["nih14", "--root", "x"], 2, "datalist nih14: missing --output_file"),
         (["nih14", "--rot", "x", "--output_file", "y"], 2, "did you mean --root?"),

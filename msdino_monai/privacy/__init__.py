@@ -1,0 +1,1 @@
+"""What an attacker makes of an export: attacks on the files as they were written, and how well each one does."""

@@ -1,0 +1,126 @@
+"""How much of the jigsaw was solved: neighbours, places and the largest piece that is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
+from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+Integers = npt.NDArray[np.int64]
+Pairs = npt.NDArray[np.int64]  # (pairs, 3): first class, second class, direction
+
+_GUESSES = 64  # random arrangements that measure chance
+
+
+@dataclass(frozen=True)
+class AssemblyScore:
+    """Shares of one image; `chance` is the neighbour accuracy of a random arrangement.
+
+    Patches whose visible pixels are equal (black collimation, saturated corners) are interchangeable: nobody can tell
+    them apart, and nothing is learnt by it. So pairs of two equal patches do not count at all, and among the others one
+    twin is as good as the next, each true pair being found once at most.
+    """
+
+    neighbours: float
+    places: float
+    largest_piece: float
+    chance: float
+    pairs: int
+
+
+def patch_classes(patches: npt.NDArray[np.floating[Any]], tolerance: float = 1 / 255) -> Integers:
+    """A class (N,) for each patch (N, P); those that differ nowhere by more than `tolerance` share one."""
+    low, spread = patches.min(1), np.ptp(patches, axis=1)
+    flat = np.flatnonzero(spread <= tolerance)
+    classes = np.arange(len(patches))
+    for value in np.unique(np.round(low[flat] / tolerance)):
+        members = flat[np.round(low[flat] / tolerance) == value]
+        classes[members] = members[0]
+    return classes
+
+
+def score_assembly(
+    cells: Integers, order: Integers, classes: Integers, grid: tuple[int, int], *, seed: int = 0
+) -> AssemblyScore:
+    """Judge an arrangement.
+
+    Args:
+        cells: where the solver put each of the K tokens.
+        order: where each truly lies, row by row.
+        classes: (N,) of `patch_classes`, by true cell.
+    """
+    kinds = classes[order]  # (K,)
+    truth = _pairs(_board(order, kinds, grid))
+    found = _pairs(_board(cells, kinds, grid))
+    generator = np.random.default_rng(seed)
+    shuffled = [_pairs(_board(generator.permutation(order), kinds, grid)) for _ in range(_GUESSES)]
+    guessed = np.full(grid[0] * grid[1], -1, dtype=np.int64)
+    guessed[order] = kinds
+    return AssemblyScore(
+        neighbours=_shared(found, truth),
+        places=float(np.mean(guessed[cells] == kinds)),
+        largest_piece=_largest_piece(cells, order, kinds, grid),
+        chance=float(np.mean([_shared(pairs, truth) for pairs in shuffled])),
+        pairs=len(truth),
+    )
+
+
+def top_match(scores: npt.NDArray[np.floating[Any]], order: Integers, classes: Integers, columns: int) -> float:
+    """Share of tokens whose best-scoring right neighbour is the true one (or its twin), before any assembly."""
+    kinds = classes[order]
+    token_at = np.full(len(classes), -1, dtype=np.int64)
+    token_at[order] = np.arange(len(order))
+    has = (order % columns) < columns - 1
+    right = np.where(has, token_at[np.minimum(order + 1, len(classes) - 1)], -1)
+    masked = scores.copy()
+    np.fill_diagonal(masked, -np.inf)
+    best = masked.argmax(1)
+    asked = (right >= 0) & (kinds != kinds[right])
+    return float(np.mean(kinds[best[asked]] == kinds[right[asked]])) if asked.any() else float("nan")
+
+
+def _board(cells: Integers, kinds: Integers, grid: tuple[int, int]) -> Integers:
+    board = np.full(grid[0] * grid[1], -1, dtype=np.int64)
+    board[cells] = kinds
+    return board.reshape(grid)
+
+
+def _pairs(board: Integers) -> Pairs:
+    """Classes side by side, but for pairs of twins and of empty cells."""
+    across = np.stack([board[:, :-1], board[:, 1:], np.zeros_like(board[:, 1:])], -1).reshape(-1, 3)
+    down = np.stack([board[:-1], board[1:], np.ones_like(board[1:])], -1).reshape(-1, 3)
+    pairs = np.concatenate([across, down])
+    telling = (pairs[:, 0] != pairs[:, 1]) & (pairs[:, :2] >= 0).all(1)
+    return np.asarray(pairs[telling], dtype=np.int64)
+
+
+def _shared(found: Pairs, truth: Pairs) -> float:
+    """Size of the intersection of two multisets, relative to the truth."""
+    if not len(truth):
+        return float("nan")
+    _, which = np.unique(np.concatenate([found, truth]), axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    size = int(which.max()) + 1
+    counts = np.bincount(which[: len(found)], minlength=size), np.bincount(which[len(found) :], minlength=size)
+    return float(np.minimum(*counts).sum() / len(truth))
+
+
+def _largest_piece(cells: Integers, order: Integers, kinds: Integers, grid: tuple[int, int]) -> float:
+    """Share of the tokens in the largest piece all of whose joins are right; flat twins build no pieces."""
+    token_at = np.full(grid[0] * grid[1], -1, dtype=np.int64)
+    token_at[cells] = np.arange(len(cells))
+    boards = token_at.reshape(grid)
+    truth = {tuple(pair) for pair in _pairs(_board(order, kinds, grid)).tolist()}
+    links = []
+    for first, second, direction in ((boards[:, :-1], boards[:, 1:], 0), (boards[:-1], boards[1:], 1)):
+        for one, two in zip(first.ravel().tolist(), second.ravel().tolist(), strict=True):
+            if one >= 0 and two >= 0 and (kinds[one], kinds[two], direction) in truth:
+                links.append((one, two))
+    rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
+    graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(cells), len(cells)))
+    _, labels = connected_components(graph, directed=False)
+    return float(np.bincount(labels).max() / len(cells))

@@ -1,0 +1,118 @@
+"""The jigsaw attack: invert single patches, score how they fit together, put them back in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from msdino_monai.privacy.edge import score_edges
+from msdino_monai.privacy.embedder import KnownEmbedder
+from msdino_monai.privacy.inversion import PatchPrior, invert_with_prior, noise_variance
+from msdino_monai.privacy.knowledge import Knowledge
+from msdino_monai.privacy.overlap import bridge, register
+from msdino_monai.privacy.placement import place_by_prior
+from msdino_monai.privacy.puzzle_network import PuzzleNetwork
+from msdino_monai.privacy.solver import PairScores, solve
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """One view put together: the cell (K,) and the pixels (K, p, p) of each token, and the scores that were used."""
+
+    cells: Integers
+    patches: Floats
+    scores: PairScores
+
+
+@dataclass(frozen=True)
+class JigsawAttack:
+    """Attacks the views (V, K, D) of one image, in the arbitrary order the export left them in.
+
+    Args:
+        embedder: rebuilt from the manifest.
+        noise, dtype: the options the manifest names.
+        prior: of patches; without auxiliary images that of any picture.
+        network: trained on auxiliary images, or none.
+        with_places: let the network's idea of places help; it errs where the auxiliary images are of another kind.
+        all_views: let the other views bridge the gaps of the first.
+    """
+
+    embedder: KnownEmbedder
+    noise: float = 0.0
+    dtype: str = "float16"
+    prior: PatchPrior | None = None
+    network: PuzzleNetwork | None = None
+    with_places: bool = True
+    all_views: bool = True
+    seed: int = 0
+
+    @property
+    def knowledge(self) -> Knowledge:
+        auxiliary = self.network is not None or (self.prior is not None and self.prior.knowledge.auxiliary_images)
+        return Knowledge(auxiliary_images=auxiliary, all_views=self.all_views)
+
+    def __call__(self, views: npt.NDArray[np.floating[Any]]) -> Assembly:
+        with one_thread():
+            return self._attack(np.asarray(views, dtype=np.float32))
+
+    def _attack(self, views: Floats) -> Assembly:
+        variance = noise_variance(views, self.noise, self.dtype)
+        prior = self.prior or PatchPrior.smooth(self.embedder.patch_size)
+        places, plain = place_by_prior(views[0], self.embedder, prior, variance)
+        pixels = invert_with_prior(plain, self.embedder, prior, variance)
+        evidence = [score_edges(pixels, self.embedder.margin, self._deviation(prior, variance))]
+        if self.network is not None:
+            learnt, places_learnt = self.network.scores(views[0])
+            evidence.append(learnt)
+            if self.with_places:
+                places = places_learnt if places is None else places + places_learnt
+        if self.all_views:
+            for other in views[1:]:
+                _, bare = place_by_prior(other, self.embedder, prior, variance)
+                others = invert_with_prior(bare, self.embedder, prior, variance)
+                evidence.append(bridge(pixels, others, register(pixels, others), self.embedder.patch_size).competing())
+        scores = combine(evidence)
+        cells = solve(scores, self.embedder.grid, places, seed=self.seed)
+        if places is not None and self.embedder.codes.any():
+            plain = views[0] - self.embedder.codes[cells].astype(np.float32)
+        whole = invert_with_prior(plain, self.embedder, prior, variance, whole=True)
+        return Assembly(cells, whole, scores)
+
+    def _deviation(self, prior: PatchPrior, variance: float) -> float:
+        """What the inversion leaves wrong of a pixel, on average."""
+        shown, matrix = self.embedder.visible, self.embedder.matrix
+        inner = prior.covariance[np.ix_(shown, shown)]
+        spread = matrix @ inner @ matrix.T + variance * np.eye(len(matrix))
+        left = inner - inner @ matrix.T @ np.linalg.solve(spread, matrix @ inner)
+        return float(np.sqrt(max(0.0, left.trace() / len(left)))) / 2
+
+    def alone(self) -> JigsawAttack:
+        """The same attack on one view."""
+        return replace(self, all_views=False)
+
+
+def combine(evidence: list[PairScores]) -> PairScores:
+    """Independent witnesses: their log-odds add up, and the tokens compete again."""
+    right = np.sum([scores.right for scores in evidence], axis=0)
+    down = np.sum([scores.down for scores in evidence], axis=0)
+    return PairScores(right, down).competing()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Many small products: threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

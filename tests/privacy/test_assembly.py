@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msdino_monai.privacy.assembly import patch_classes, score_assembly, top_match
+
+GRID = (4, 5)
+ORDER = np.random.default_rng(0).permutation(20)
+ALL_DIFFERENT = np.arange(20)
+
+
+def test_true_arrangement_scores_one() -> None:
+    score = score_assembly(ORDER, ORDER, ALL_DIFFERENT, GRID)
+    assert (score.neighbours, score.places, score.largest_piece) == (1, 1, 1)
+    assert score.pairs == 4 * 4 + 3 * 5
+
+
+def test_random_arrangement_scores_as_chance_says() -> None:
+    generator = np.random.default_rng(1)
+    scores = [score_assembly(generator.permutation(ORDER), ORDER, ALL_DIFFERENT, GRID) for _ in range(200)]
+    # 16 pairs side by side have 16 places to meet, 15 pairs above each other 15, of 20 * 19 ordered pairs of cells.
+    expected = (16 * 16 + 15 * 15) / 31 / (20 * 19)
+    assert np.mean([score.neighbours for score in scores]) == pytest.approx(expected, rel=0.3)
+    assert np.mean([score.chance for score in scores]) == pytest.approx(expected, abs=0.01)
+
+
+def test_moved_picture_keeps_its_neighbours_but_not_its_places() -> None:
+    rows, columns = np.divmod(ORDER, 5)
+    moved = (rows + 1) % 4 * 5 + columns
+    score = score_assembly(moved, ORDER, ALL_DIFFERENT, GRID)
+    assert score.neighbours == pytest.approx((31 - 5) / 31)
+    assert score.places == 0
+    assert score.largest_piece == 15 / 20
+
+
+def test_mirrored_picture_is_not_solved() -> None:
+    rows, columns = np.divmod(ORDER, 5)
+    assert score_assembly(rows * 5 + 4 - columns, ORDER, ALL_DIFFERENT, GRID).neighbours == pytest.approx(15 / 31)
+
+
+def test_twins_may_change_places_and_earn_nothing_by_themselves() -> None:
+    classes = ALL_DIFFERENT.copy()
+    classes[[0, 1, 19]] = 0  # the first two and the last cell are equally black
+    swapped = ORDER.copy()
+    swapped[ORDER == 0], swapped[ORDER == 19] = 19, 0
+    score = score_assembly(swapped, ORDER, classes, GRID)
+    assert (score.neighbours, score.places) == (1, 1)
+    assert score.pairs == 31 - 1  # 0 and 1 lie side by side: no news
+
+
+def test_a_pair_is_found_once_at_most() -> None:
+    """One black patch is right of patch 1 in truth; an arrangement cannot earn that pair twice."""
+    classes = np.array([0, 1, 2, 3])
+    order = np.arange(4)
+    assert score_assembly(order, order, classes, (1, 4)).neighbours == 1
+    assert score_assembly(order[::-1].copy(), order, classes, (1, 4)).neighbours == 0
+
+
+def test_picture_of_one_colour_has_no_accuracy() -> None:
+    assert np.isnan(score_assembly(ORDER, ORDER, np.zeros(20, dtype=np.int64), GRID).neighbours)
+
+
+def test_only_flat_patches_of_one_grey_are_twins() -> None:
+    patches = np.stack([np.zeros(4), np.full(4, 0.001), np.ones(4), np.linspace(0, 1, 4), np.linspace(0, 1, 4)])
+    assert patch_classes(patches).tolist() == [0, 0, 2, 3, 4]
+
+
+def test_top_match_counts_the_best_right_neighbour() -> None:
+    scores = np.zeros((20, 20), dtype=np.float32)
+    token_at = np.argsort(ORDER)
+    for cell in range(19):
+        scores[token_at[cell], token_at[cell + 1]] = 1
+    assert top_match(scores, ORDER, ALL_DIFFERENT, 5) == 1
+    assert top_match(scores.T, ORDER, ALL_DIFFERENT, 5) == 0

@@ -19,6 +19,7 @@ VERBS = {
     "cohort": ("msdino_monai.images.cohort", "write_cohort", "write a synthetic multi-hospital chest X-ray cohort"),
     "confirm": ("msdino_monai.vault.receive", "confirm", "check the coordinator's receipt, at the hospital"),
     "datalist": ("msdino_monai.finetuning.datalists", "DATALISTS", "make a MONAI datalist of a public data set"),
+    "federate": ("msdino_monai.federated.federate", "federate", "train a bundle over sites that keep their images"),
     "keygen": ("msdino_monai.vault.keygen", "keygen", "make key pairs for a coordinator or a site"),
     "receive": ("msdino_monai.vault.receive", "receive", "check an export whole and write a receipt"),
     "survey": (
@@ -26,6 +27,7 @@ VERBS = {
         "survey",
         "read a folder of radiographs: what is usable, what is not, why",
     ),
+    "volumes": ("msdino_monai.images.abdomen", "write_volumes", "write synthetic multi-hospital abdominal CT volumes"),
     "withdraw": ("msdino_monai.exporting.withdraw", "withdraw", "take a patient out of an export"),
 }
 

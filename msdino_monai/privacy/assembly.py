@@ -20,9 +20,9 @@ _GUESSES = 64  # random arrangements that measure chance
 class AssemblyScore:
     """Shares of one image; `chance` is the neighbour accuracy of a random arrangement.
 
-    Patches whose visible pixels are equal (black collimation, saturated corners) are interchangeable: nobody can tell
-    them apart, and nothing is learnt by it. So pairs of two equal patches do not count at all, and among the others one
-    twin is as good as the next, each true pair being found once at most.
+    Patches whose visible pixels differ by no more than one of 255 greys (black collimation, saturated corners) are
+    interchangeable: nobody can tell them apart, and nothing is learnt by it. So pairs of two equal patches do not
+    count at all, and among the others one twin is as good as the next, each true pair being found once at most.
     """
 
     neighbours: float
@@ -33,13 +33,12 @@ class AssemblyScore:
 
 
 def patch_classes(patches: npt.NDArray[np.floating[Any]], tolerance: float = 1 / 255) -> Integers:
-    """A class (N,) for each patch (N, P); those that differ nowhere by more than `tolerance` share one."""
-    low, spread = patches.min(1), np.ptp(patches, axis=1)
-    flat = np.flatnonzero(spread <= tolerance)
-    classes = np.arange(len(patches))
-    for value in np.unique(np.round(low[flat] / tolerance)):
-        members = flat[np.round(low[flat] / tolerance) == value]
-        classes[members] = members[0]
+    """A class (N,) for each patch (N, P): the first patch from which it differs nowhere by more than `tolerance`."""
+    classes = np.full(len(patches), -1, dtype=np.int64)
+    for first, patch in enumerate(patches):
+        if classes[first] < 0:
+            alike = np.abs(patches - patch).max(1) <= tolerance
+            classes[alike & (classes < 0)] = first
     return classes
 
 

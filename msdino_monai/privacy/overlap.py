@@ -106,16 +106,16 @@ def _rarity(distances: Floats) -> Floats:
     return np.asarray(close * close / 2, dtype=np.float32)
 
 
-def register(patches: Floats, others: Floats, probes: int = 48, passes: int = 2) -> Registration:
+def register(patches: Floats, others: Floats, probes: int = 48, passes: int = 3) -> Registration:
     """The gamma and the linear map under which most of the busiest patches find one place that wants them, too."""
     busiest = np.argsort(-patches.reshape(len(patches), -1).std(1))[:probes].astype(np.int64)
 
     def agreement(guess: Registration) -> float:
         return _agreement(fit_patches(*guess.greys(patches, others), guess.linear, busiest))
 
-    best = max((Registration(g, LinearMap()) for g in np.linspace(-0.6, 0.6, 9).tolist()), key=agreement)
+    best = max((Registration(g, LinearMap()) for g in np.linspace(-0.7, 0.7, 19).tolist()), key=agreement)
     value = agreement(best)
-    step = {"log_gamma": 0.075, "turn": 0.07, "rows": 0.1, "columns": 0.1}
+    step = {"log_gamma": 0.06, "turn": 0.07, "rows": 0.1, "columns": 0.1}
     for turn in range(passes):
         for name, width in step.items():
             for change in (-width / 2**turn, width / 2**turn):
@@ -141,7 +141,7 @@ def _agreement(log_odds: Floats) -> float:
     best = by_place.reshape(count, -1).argmax(1)
     rivals = by_place.max(0).ravel()[best]  # the best patch for that place
     mutual = float(np.mean(ranked[:, -1] >= rivals))
-    return mutual * float((ranked[:, -1] - ranked[:, -2]).mean() / max(1e-6, float(ranked[:, -1].mean())))
+    return mutual * float((ranked[:, -1] - ranked[:, -2]).mean())
 
 
 def bridge(patches: Floats, others: Floats, registration: Registration, patch_size: int) -> PairScores:

@@ -17,7 +17,6 @@ from msdino_monai.errors import UserError
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 EXPORT = BUNDLES / "cxr_embedding_export"
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 SMALL = {"img_size": 64, "embedding_dim": 16, "num_workers": 0, "images_per_shard": 4}
 
 
@@ -73,12 +72,12 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def completed(command_line: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command_line, capture_output=True, text=True, env=ENVIRONMENT, check=False, **settings)
+    return subprocess.run(command_line, capture_output=True, text=True, check=False, **settings)
 
 
 def kill_once_there(command_line: Sequence[str], file: Path) -> None:
     """Start it, and kill it with -9 as soon as it has written that file."""
-    child = subprocess.Popen(command_line, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = subprocess.Popen(command_line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not file.exists() and child.poll() is None:
         time.sleep(0.005)
     child.kill()

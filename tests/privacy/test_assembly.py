@@ -61,9 +61,10 @@ def test_picture_of_one_colour_has_no_accuracy() -> None:
     assert np.isnan(score_assembly(ORDER, ORDER, np.zeros(20, dtype=np.int64), GRID).neighbours)
 
 
-def test_only_flat_patches_of_one_grey_are_twins() -> None:
-    patches = np.stack([np.zeros(4), np.full(4, 0.001), np.ones(4), np.linspace(0, 1, 4), np.linspace(0, 1, 4)])
-    assert patch_classes(patches).tolist() == [0, 0, 2, 3, 4]
+def test_patches_that_look_the_same_are_twins() -> None:
+    slope = np.linspace(0, 1, 4)
+    patches = np.stack([np.zeros(4), np.full(4, 0.001), np.ones(4), slope, slope[::-1], slope + 0.002, slope + 0.006])
+    assert patch_classes(patches).tolist() == [0, 0, 2, 3, 4, 3, 6]
 
 
 def test_top_match_counts_the_best_right_neighbour() -> None:

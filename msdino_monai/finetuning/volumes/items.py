@@ -16,12 +16,14 @@ Item = dict[str, Any]
 
 
 def volume_sections(
-    datalist: str | None, dataset_dir: str | Path, label_key: str, sections: Sequence[str]
+    datalist: str | None, dataset_dir: str | Path | None, label_key: str, sections: Sequence[str]
 ) -> dict[str, list[Item]]:
     """Sections of a datalist whose images are volumes, a file or the folder of a DICOM series, and labels their masks.
 
     Paths become absolute; every item has a `patient`, empty where the datalist names none.
     """
+    if dataset_dir is None or not str(dataset_dir).strip():
+        raise UserError("missing --dataset_dir.")
     root = existing_folder(dataset_dir).absolute()
     path = root / "datalist.json" if datalist is None else Path(datalist).expanduser()
     content = _load(path)

@@ -47,6 +47,11 @@ def test_bad_datalists_are_one_line(content: Any, words: str, tmp_path: Path) ->
     assert "\n" not in str(raised.value)
 
 
+def test_datalist_without_its_folder_is_refused() -> None:
+    with pytest.raises(UserError, match="missing --dataset_dir"):
+        volume_sections(None, None, "label", ("training",))
+
+
 def test_patient_in_two_sections_is_refused(tmp_path: Path) -> None:
     item = {"image": "a.nii.gz", "label": "m.nii.gz", "patient": "p"}
     with pytest.raises(UserError, match="patient p in both"):

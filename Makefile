@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 WORKERS ?= 2
 
-.PHONY: help demo test lint bench value clean
+.PHONY: help demo test test-monailabel lint bench value clean
 
 help:
 	@echo "make demo   install, then walk the whole way on a synthetic cohort; pictures in $(DEMO)/"
 	@echo "make test   the test suite"
+	@echo "make test-monailabel  the bundles in a MONAI Label server, in an environment of its own"
 	@echo "make lint   formatting, lint and types"
 	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
@@ -28,6 +29,9 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
+test-monailabel:
+	PYTHON=$(PYTHON) tests/monailabel/run --quiet
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -44,4 +48,4 @@ value: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --output_file docs/benchmarks/pretraining_value.json
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-monailabel $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -73,7 +73,7 @@ class VolumeEvaluation:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
-        engine.add_event_handler(Events.COMPLETED, self.report)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.report)
 
     def begin(self, _: Engine) -> None:
         self.rows.clear()
@@ -101,7 +101,8 @@ class VolumeEvaluation:
         if not rows:
             raise UserError(f"no volume could be used; {self.quarantine.quarantined} says why.")
         summary = summarise(rows, self.task.classes, self.repeats, self.seed)
-        engine.state.metrics["mean_dice"] = summary["mean_dice"]["value"]
+        if summary["mean_dice"]["value"] is not None:
+            engine.state.metrics["mean_dice"] = summary["mean_dice"]["value"]
         self._draw(rows)
         if rank() > 0:
             return

@@ -56,13 +56,15 @@ def needed_from_people(**required: Any) -> dict[str, Any]:
 
 
 def known_settings(flags: Sequence[str]) -> list[str]:
-    """The top-level names of the config files on a command line, or in its `args_file`."""
+    """The top-level names of the config files on a command line, or in its `args_file`, and those of its tracking."""
     given = {name: value for name, value in split_flags(flags) if value is not None}
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
     files = given.get("config_file", "")
     paths = [part.strip(" '\"") for part in files.strip("[]()").split(",")] if isinstance(files, str) else list(files)
-    return [name for path in paths if path for name in ConfigParser.load_config_file(path) if not name.startswith("_")]
+    names = [name for path in paths if path for name in ConfigParser.load_config_file(path) if not name.startswith("_")]
+    tracking = str(given.get("tracking", ""))
+    return names + (list(ConfigParser.load_config_file(tracking)["configs"]) if tracking.endswith(".json") else [])
 
 
 def text_setting(name: str, value: Any) -> str:

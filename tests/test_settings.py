@@ -37,6 +37,12 @@ def test_settings_are_the_names_of_all_config_files(typed: list[str]) -> None:
     assert known_settings(typed[2:]) == ["dataset_dir", "noise", "batch_size"]
 
 
+def test_settings_of_a_tracking_file_are_known(typed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "track.json").write_text('{"handlers_id": {}, "configs": {"tracking_uri": null}}')
+    assert known_settings([*typed[2:], "--tracking", f"{tmp_path}/track.json"])[-1] == "tracking_uri"
+    assert "tracking_uri" not in known_settings([*typed[2:], "--tracking", "mlflow"])
+
+
 @pytest.mark.parametrize("flag", ["--noise=1", "--batch-size=2", "--noise#deep=1", "--run_id=run"])
 def test_known_settings_pass(typed: list[str], flag: str) -> None:
     typed.append(flag)

@@ -1,0 +1,296 @@
+"""The whole way of the data on three synthetic hospitals, with the commands a user types; it ends with a report.
+
+    python demo.py --output_dir demo
+
+Run it again to go on: what is finished is kept. `--size small` is quicker and learns next to nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
+QUARANTINED = 3  # exit status: finished, and some files were set aside
+Command = list[str]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done: `demo` is for two cores and ten minutes, `small` shows that every step works."""
+
+    patients: int
+    img_size: int
+    pretraining_epochs: int
+    epochs: int
+    volumes: int
+    slice_size: int
+    rounds: int
+    audited: int
+
+
+SIZES = {
+    "demo": Size(40, 128, 24, 12, 6, 64, 3, 6),
+    "small": Size(12, 64, 2, 2, 5, 32, 2, 3),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Commands that belong together; `seconds` is what they took on two quiet cores.
+
+    A command that wrote the file `verdict` has done its work, whatever the verdict is.
+    """
+
+    title: str
+    seconds: float
+    commands: Callable[[], Iterator[Command]]
+    verdict: Path | None = None
+
+
+class Way:
+    """The stages, all in one folder; nothing is written outside of it."""
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size, self.keys = folder, size, folder / "keys"
+
+    def stages(self) -> list[Stage]:
+        each = [(name, name.replace("_", " ").title()) for name in HOSPITALS]
+        return [
+            Stage("Three synthetic hospitals, and the keys of all sides", 30, self.prepare),
+            Stage(
+                "Hospital A's privacy officer sees what an attacker would get",
+                60,
+                self.audit,
+                self.folder / "audit" / "audit.json",
+            ),
+            *(Stage(f"{title} exports, once", 20, partial(self.export, name)) for name, title in each),
+            Stage("The coordinator pretrains one body on three exports", 90, self.pretrain),
+            *(Stage(f"{title} learns from few labels", 60, partial(self.finetune, name)) for name, title in each),
+            Stage("Hospital A tries its models", 60, self.use),
+            Stage("Three hospitals federate a SAM for kidneys and tumours", 150, self.federate),
+            Stage("Bundles with their weights, and the report", 10, self.report),
+        ]
+
+    def prepare(self) -> Iterator[Command]:
+        size = self.size
+        yield ours("cohort", output_dir=self.folder / "cohort", sites=3, patients_per_site=size.patients)
+        yield ours("volumes", output_dir=self.folder / "volumes", sites=3, patients_per_site=size.volumes)
+        if not (self.keys / "coordinator_identity.txt").exists():
+            yield ours("keygen", output_dir=self.keys, kind="coordinator")
+        for name in HOSPITALS:
+            if not (self.keys / f"{name}_signing_key.txt").exists():
+                yield ours("keygen", output_dir=self.keys, kind="site", name=name)
+
+    def export(self, name: str) -> Iterator[Command]:
+        images, export = self.images(name), self.folder / "exports" / name
+        receipt = self.folder / "receipts" / f"{name}.json"
+        yield ours("survey", dataset_dir=images, output_dir=self.folder / "survey" / name)
+        yield bundle(
+            "cxr_embedding_export",
+            ["inference"],
+            dataset_dir=images,
+            output_dir=export,
+            state_dir=self.folder / "state" / name,
+            site_id=name,
+            recipient=self.key("coordinator_recipient.txt"),
+            signing_key=self.keys / f"{name}_signing_key.txt",
+            img_size=self.size.img_size,
+        )
+        self.trust()
+        yield ours("receive", export_dir=export, output_file=receipt, **self.coordinator())
+        yield ours("confirm", receipt=receipt, export_dir=export, coordinator_key=self.public_key)
+
+    def audit(self) -> Iterator[Command]:
+        yield bundle(
+            "cxr_embedding_export",
+            ["privacy_audit"],
+            dataset_dir=self.images(HOSPITALS[0]),
+            auxiliary_dir=self.images(HOSPITALS[1]),
+            output_dir=self.folder / "audit",
+            img_size=self.size.img_size,
+            max_images=self.size.audited,
+        )
+
+    def pretrain(self) -> Iterator[Command]:
+        yield bundle(
+            "cxr_msdino_pretraining",
+            ["train", "demonstration"],
+            dataset_dir=self.folder / "exports",
+            output_dir=self.folder / "pretraining",
+            max_epochs=self.size.pretraining_epochs,
+            **self.coordinator(),
+        )
+
+    def finetune(self, name: str) -> Iterator[Command]:
+        given = {
+            "dataset_dir": self.images(name).parent,
+            "img_size": self.size.img_size,
+            "max_epochs": self.size.epochs,
+        }
+        given |= {"batch_size": 8, "warmup_epochs": 1, "num_workers": 0}
+        returned = {"backbone": self.folder / "pretraining" / "models", "coordinator_key": self.public_key}
+        scratch = {"hidden_size": 128, "mlp_dim": 512, "num_layers": 4, "num_heads": 4}
+        tasks = {"classification": {}, "segmentation": {"label_key": "lungs"}}
+        for task, settings in tasks.items():
+            given_here = {**given, **settings}
+            output_dir = self.folder / task / name
+            yield bundle(f"cxr_{task}", ["train"], output_dir=output_dir, **given_here, **returned)
+            if name == HOSPITALS[0]:
+                output_dir = self.folder / f"{task}_from_scratch" / name
+                yield bundle(f"cxr_{task}", ["train"], output_dir=output_dir, **given_here, **scratch)
+
+    def use(self) -> Iterator[Command]:
+        name = HOSPITALS[0]
+        for task in ("classification", "segmentation"):
+            output_dir = self.folder / task / name
+            given = {"model": output_dir / "models" / "model.pt", "num_workers": 0}
+            labelled, images = self.images(name).parent, self.images(name)
+            evaluate = ["train", "evaluate"]
+            yield bundle(f"cxr_{task}", evaluate, dataset_dir=labelled, output_dir=output_dir / "test", **given)
+            if task == "classification":
+                given["explain"] = True
+            yield bundle(
+                f"cxr_{task}", ["inference"], dataset_dir=images, output_dir=output_dir / "predictions", **given
+            )
+
+    def federate(self) -> Iterator[Command]:
+        settings = f"size=lite_medsam,image_size={self.size.slice_size},num_workers=0"
+        yield ours(
+            "federate",
+            bundle="bundles/sam_federated_segmentation",
+            sites_dir=self.folder / "volumes",
+            output_dir=self.folder / "federation",
+            rounds=self.size.rounds,
+            local_epochs=1,
+            set=settings,
+        )
+
+    def report(self) -> Iterator[Command]:
+        self.complete_bundles()
+        yield ours("report", runs_dir=self.folder, output_file=self.folder / "report.html")
+
+    def complete_bundles(self) -> None:
+        """The five bundles with the weights just trained beside them, ready to run, to pack and for MONAI Label."""
+        weights = {
+            "cxr_embedding_export": None,
+            "cxr_msdino_pretraining": self.folder / "pretraining" / "models",
+            "cxr_classification": self.folder / "classification" / HOSPITALS[0] / "models",
+            "cxr_segmentation": self.folder / "segmentation" / HOSPITALS[0] / "models",
+            "sam_federated_segmentation": self.folder / "federation" / "global",
+        }
+        for name, models in weights.items():
+            target = self.folder / "bundles" / name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.copytree(Path("bundles") / name, target, ignore=shutil.ignore_patterns("models", "__pycache__"))
+            if models is not None:
+                shutil.copytree(models, target / "models")
+
+    @property
+    def public_key(self) -> Path:
+        return self.keys / "coordinator_signing_key.pub"
+
+    def coordinator(self) -> dict[str, Any]:
+        """What the coordinator gives to every command of its own."""
+        return {
+            "identity": self.keys / "coordinator_identity.txt",
+            "trusted_sites": self.keys / "trusted_sites",
+            "signing_key": self.keys / "coordinator_signing_key.txt",
+        }
+
+    def images(self, name: str) -> Path:
+        return self.folder / "cohort" / name.replace("hospital", "site") / "images"
+
+    def key(self, name: str) -> str:
+        return (self.keys / name).read_text(encoding="utf-8").strip()
+
+    def trust(self) -> None:
+        lines = [f"{name} {self.key(f'{name}_signing_key.pub')}\n" for name in HOSPITALS]
+        (self.keys / "trusted_sites").write_text("".join(lines), encoding="utf-8")
+
+
+def flags(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+
+
+def ours(verb: str, **settings: Any) -> Command:
+    return [sys.executable, "-m", "msdino_monai", verb, *flags(settings)]
+
+
+def bundle(name: str, configs: Sequence[str], **settings: Any) -> Command:
+    files = [f"bundles/{name}/configs/{config}.json" for config in configs]
+    config_file = files[0] if len(files) == 1 else str(files).replace(" ", "")
+    start = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config_file]
+    return [*start, *flags({"bundle_root": f"bundles/{name}", **settings})]
+
+
+def shown(command: Command) -> str:
+    """As it may be typed into a shell."""
+    words = ["python", *command[1:]]
+    return " ".join(f'"{word}"' if word.startswith("['") else shlex.quote(word) for word in words)
+
+
+def clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def walk(way: Way) -> None:
+    """Every stage that is not finished yet, with what it runs, how long it took and how long the rest may take."""
+    way.folder.mkdir(parents=True, exist_ok=True)
+    done_file = way.folder / "finished.json"
+    page = json.loads(done_file.read_text()) if done_file.exists() else {"size": vars(way.size), "stages": {}}
+    if page["size"] != vars(way.size):
+        sys.exit(f"{way.folder} holds a demo of another size; give another --output_dir, or remove it.")
+    finished: dict[str, float] = page["stages"]
+    stages = way.stages()
+    started, expected, taken = time.monotonic(), 0.0, 0.0
+    for number, stage in enumerate(stages, start=1):
+        if stage.title in finished:
+            print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
+            continue
+        rest = sum(later.seconds for later in stages[number - 1 :] if later.title not in finished)
+        pace = taken / expected if expected else 1.0
+        elapsed = time.monotonic() - started
+        print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
+        begun = time.monotonic()
+        for command in stage.commands():
+            print(f"\n$ {shown(command)}", flush=True)
+            with (way.folder / "commands.txt").open("a", encoding="utf-8") as file:
+                file.write(shown(command) + "\n")
+            status = subprocess.run(command, check=False).returncode  # noqa: S603 (our own commands)
+            if status == 1 and stage.verdict and stage.verdict.exists():
+                print("\nA hospital would stop here. The demo goes on: its images are synthetic.")
+            elif status not in (0, QUARANTINED):
+                sys.exit(
+                    f"\nThis step failed (status {status}). Repeat it with\n\n  {shown(command)}\n\n"
+                    "or run the demo again: what is finished is kept."
+                )
+        finished[stage.title] = time.monotonic() - begun
+        expected, taken = expected + stage.seconds, taken + finished[stage.title]
+        done_file.write_text(json.dumps(page, indent=1))
+    print(f"\nDone in {clock(time.monotonic() - started)}. The report: {way.folder / 'report.html'}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=Path("demo"))
+    parser.add_argument("--size", choices=SIZES, default="demo")
+    arguments = parser.parse_args()
+    try:
+        walk(Way(arguments.output_dir, SIZES[arguments.size]))
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    main()

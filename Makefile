@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
+SIZE ?= demo
 WORKERS ?= 2
 
 .PHONY: help demo test test-monailabel lint bench value clean
 
 help:
-	@echo "make demo   install, then walk the whole way on a synthetic cohort; pictures in $(DEMO)/"
+	@echo "make demo   install, then walk the whole way on three synthetic hospitals; ends with $(DEMO)/report.html"
 	@echo "make test   the test suite"
 	@echo "make test-monailabel  the bundles in a MONAI Label server, in an environment of its own"
 	@echo "make lint   formatting, lint and types"
@@ -24,7 +25,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	PYTHON=$(BIN)/python DEMO=$(DEMO) bash demo.sh
+	$(BIN)/python demo.py --output_dir $(DEMO) --size $(SIZE)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
@@ -37,7 +38,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-BENCHMARKS ?= read_dicom token_store cohort export site_shift pretraining
+BENCHMARKS ?= read_dicom token_store cohort export site_shift pretraining federated
 bench: $(VENV)/.installed
 	for name in $(BENCHMARKS); do \
 	    $(BIN)/python benchmarks/$$name.py --output_file docs/benchmarks/$$name.json || exit 1; \

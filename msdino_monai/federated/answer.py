@@ -28,11 +28,18 @@ class Answer:
     held: int = -1
     received: int = 0
     tensor_bytes: int = 0
+    peak_memory_bytes: int = 0
     error: str | None = None
 
     def row(self) -> dict[str, Any]:
         """For the report."""
-        return {"images": self.images, "metrics": self.metrics, "seconds": self.seconds, "error": self.error}
+        return {
+            "images": self.images,
+            "metrics": self.metrics,
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "error": self.error,
+        }
 
 
 def read_answer(message: Any, work: str, transport: str, expected: Tensors, held: Tensors) -> Answer:
@@ -64,6 +71,7 @@ def read_answer(message: Any, work: str, transport: str, expected: Tensors, held
         held_round,
         received,
         tensor_bytes(content) if content else 0,
+        _whole(report.get("peak_memory_bytes"), 0),
     )
 
 

@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from msdino_monai.errors import UserError
+from msdino_monai.federated.memory import peak_memory_bytes
 from msdino_monai.federated.plan import BUNDLE_FOLDER, Plan, read_plan
 from msdino_monai.federated.selection import check_tensors
 from msdino_monai.federated.site import Site
@@ -71,7 +72,11 @@ class Member:
                 wanted = plus(minus(trained, held), self._kept_back(round_number, held))
                 data, sent = pack(wanted, transport)
                 self._keep_back(round_number + 1, minus(wanted, sent))
-        return data, {**report, "seconds": time.perf_counter() - started}
+        return data, {
+            **report,
+            "seconds": time.perf_counter() - started,
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
 
     def _ready(self) -> Site:
         settings = {

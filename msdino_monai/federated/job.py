@@ -19,6 +19,7 @@ from nvflare.recipe.spec import Recipe
 
 from msdino_monai.federated.controller import FederationController
 from msdino_monai.federated.plan import BUNDLE_FOLDER, INITIAL_FILE, PLAN_FILE, Plan
+from msdino_monai.federated.pulse import Pulse
 from msdino_monai.federated.traffic import WireCounter
 
 SCRIPT = "msdino_site.py"
@@ -48,11 +49,19 @@ class FederationRecipe(Recipe):
         bundle: the bundle's folder.
         folder: where the files of the job are put together; it must live as long as the recipe.
         poll_seconds: how often an idle site asks for a task.
+        simulated: whether FLARE's simulator will run it.
     """
 
     def __init__(
-        self, plan: Plan, initial: dict[str, torch.Tensor], bundle: Path, folder: Path, poll_seconds: float
+        self,
+        plan: Plan,
+        initial: dict[str, torch.Tensor],
+        bundle: Path,
+        folder: Path,
+        poll_seconds: float,
+        simulated: bool = False,
     ) -> None:
+        pulse = min(5.0, plan.silent_after / 3)  # several are missed before a site counts as gone
         job = FedJob(name=plan.name, min_clients=plan.min_sites)
         job.set_app_packages(["msdino_monai"])
         server, site = folder / "server", folder / "site"
@@ -74,7 +83,9 @@ class FederationRecipe(Recipe):
                 job.to(runner, name, tasks=["train"])
             job.add_file_to(str(site / SCRIPT), name)
             job.to(WireCounter(), name, id="wire_counter")
-            job.to({"default_task_fetch_interval": poll_seconds, "job_heartbeat_interval": 5.0}, name)
+            if simulated:
+                job.to(Pulse(pulse), name, id="pulse")
+            job.to({"default_task_fetch_interval": poll_seconds, "job_heartbeat_interval": pulse}, name)
             job.add_file_to(str(site / PLAN_FILE), name)
             job.add_file_to(str(site / BUNDLE_FOLDER), name, dest_dir=BUNDLE_FOLDER)
         super().__init__(job)
@@ -97,5 +108,6 @@ def export_job(
     """Write the job's folder, `folder/<name>`, as FLARE's administrators submit it."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as parts:
-        FederationRecipe(plan, initial, bundle, Path(parts), POLL_SECONDS[env]).export(str(folder))
+        recipe = FederationRecipe(plan, initial, bundle, Path(parts), POLL_SECONDS[env], simulated=env == "sim")
+        recipe.export(str(folder))
     return folder / plan.name

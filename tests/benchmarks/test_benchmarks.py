@@ -16,8 +16,14 @@ TINY = {
     "cohort": "--images_per_site 1 --sites 2 --image_sizes 64",
     "export": "--images 16 --distinct 2 --png_size 64 --images_per_shard 8 --interval 0.05 --workers 0 --stage_rounds 1"
     " --dicoms 2 --dicom_rounds 1 --skip_real --synthetic_shape 96 80 --payload_images 2",
+    "federated": "--work_dir work --rows flap_int8 --size tiny --image_size 32 --sites 2 --patients 3 --slices 5"
+    " --rounds 1 --stacks_per_volume 1",
     "pretraining_value": "--work_dir work --seeds 0 --patients 20 --image_size 64 --img_size 32 --hospitals 1 --views 2"
     " --fine_tuning 1 --draws 1 --label_fraction 0.5 --finetune max_epochs=1 num_workers=0"
+    " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
+    " max_epochs=1",
+    "privacy_frontier": "--work_dir work --settings none --patients 20 --image_size 64 --img_size 32"
+    " --attacked_patients 20 --attack_size 64 --images 3 --linked 6 --auxiliary 12 --steps 2 --skip_real"
     " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
     " max_epochs=1",
     "read_dicom": "--skip_real --synthetic_shape 96 80 --rounds 5 --seconds_per_file 0",

@@ -34,7 +34,7 @@ def federate(bundle: Path, sites: Path, output: Path, **flags: Any) -> subproces
         text=True,
         env=environment(),
         check=False,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -42,7 +42,7 @@ def report(output: Path, name: str = "federated.json") -> dict[str, Any]:
     return dict(json.loads((output / name).read_text()))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 240.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

@@ -18,6 +18,7 @@ from torch import nn
 from msdino_monai.federated import Site
 
 SITES = ("hospital_a", "hospital_b", "hospital_c")
+LONG = 12  # seconds: more than the simulated sites may be silent
 
 
 class Adapted(nn.Module):
@@ -151,26 +152,27 @@ FEDERATED = {
 
 
 class FaultySite(Site):
-    """A `Site` with a fault like `hospital_b:2:nan`: at that hospital, in that round, that happens."""
+    """A `Site` with faults like `hospital_b:2:nan`: at that hospital, in that round, that happens; `;` between them."""
 
     def __init__(self, *arguments: Any, fault: str = "", name: str = "", **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        where, when, self.what = [*fault.split(":"), "", "", ""][:3]
-        self.faulty_round = int(when) if where == name else 0
+        faults = [each.split(":") for each in fault.split(";") if each]
+        self.faults = {int(when): what for where, when, what in faults if where == name}
 
     def train(self, tensors: Mapping[str, torch.Tensor], round_number: int) -> dict[str, torch.Tensor]:
         trained = super().train(tensors, round_number)
-        if round_number != self.faulty_round:
-            return trained
-        if self.what == "die":
+        what = self.faults.get(round_number)
+        if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.what == "raise":
+        if what == "raise":
             raise RuntimeError("the disk is on fire")
-        if self.what == "nan":
+        if what == "nan":
             trained["head.bias"][0] = float("nan")
-        if self.what == "shape":
+        if what == "shape":
             trained["head.bias"] = trained["head.bias"][:2]
-        if self.what == "slow":
+        if what == "long":
+            time.sleep(LONG)
+        if what == "slow":
             time.sleep(60)
         return trained
 

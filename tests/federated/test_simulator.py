@@ -10,16 +10,17 @@ import torch
 pytest.importorskip("nvflare", reason="needs NVIDIA FLARE")
 
 from federation_runs import federate, report
-from small_bundle import SITES, write_bundle, write_sites
+from small_bundle import LONG, SITES, write_bundle, write_sites
 
 from msdino_monai.federated.aggregation import flap
 
+FAULTS = "hospital_a:2:long;hospital_c:4:die"
 Run = tuple[Path, "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Three sites, four rounds; one of them dies in the last one, and another one's tensors break in the third."""
+    """Three sites, four rounds; one of them trains for long in the second, another one dies in the last."""
     folder = tmp_path_factory.mktemp("simulator")
     bundle, sites = write_bundle(folder), write_sites(folder / "sites")
     done = federate(
@@ -31,8 +32,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         strategy="flap",
         min_sites=1,
         keep_updates="true",
-        silent_after=12,
-        set="width=8192,fault=hospital_c:4:die",
+        silent_after=8,
+        set=f"width=8192,fault={FAULTS}",
     )
     return folder / "out", done
 
@@ -45,6 +46,17 @@ def test_run_ends_well_although_a_site_dies(run: Run) -> None:
     assert "not heard of" in history[3]["sites"]["hospital_c"]["error"]
     assert "Round 4/4: 2 of 3 sites aggregated" in done.stdout
     assert "hospital_c left out: not heard of" in done.stdout
+
+
+def test_site_that_trains_for_long_is_waited_for(run: Run) -> None:
+    second = report(run[0])["history"][1]
+    assert second["sites"]["hospital_a"]["error"] is None
+    assert second["sites"]["hospital_a"]["seconds"] > LONG > 8
+
+
+def test_memory_of_every_answering_site_is_written_down(run: Run) -> None:
+    for name, row in report(run[0])["history"][2]["sites"].items():
+        assert row["peak_memory_bytes"] > 5e7, name  # torch alone takes more
 
 
 def test_aggregates_are_those_done_by_hand_on_the_saved_updates(run: Run) -> None:
@@ -123,7 +135,7 @@ def test_finished_federation_is_not_run_again(run: Run) -> None:
         rounds=4,
         strategy="flap",
         min_sites=1,
-        set="width=8192,fault=hospital_c:4:die",
+        set=f"width=8192,fault={FAULTS}",
     )
     assert again.returncode == 0, again.stderr
     assert report(output) == before

@@ -6,12 +6,13 @@ DEMO ?= demo
 SIZE ?= demo
 WORKERS ?= 2
 
-.PHONY: help demo test test-monailabel lint bench value clean
+.PHONY: help demo test test-monailabel verify lint bench value clean
 
 help:
 	@echo "make demo   install, then walk the whole way on three synthetic hospitals; ends with $(DEMO)/report.html"
 	@echo "make test   the test suite"
 	@echo "make test-monailabel  the bundles in a MONAI Label server, in an environment of its own"
+	@echo "make verify the model zoo's checks on all bundles"
 	@echo "make lint   formatting, lint and types"
 	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
@@ -32,6 +33,9 @@ test: $(VENV)/.installed
 
 test-monailabel:
 	PYTHON=$(PYTHON) tests/monailabel/run --quiet
+
+verify: $(VENV)/.installed
+	$(BIN)/python -m msdino_monai verify bundles/*/
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

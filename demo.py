@@ -129,6 +129,7 @@ class Way:
             dataset_dir=self.folder / "exports",
             output_dir=self.folder / "pretraining",
             max_epochs=self.size.pretraining_epochs,
+            val_datalist=self.images(HOSPITALS[0]).parent / "datalist.json",  # to watch what is learnt
             **self.coordinator(),
         )
 

@@ -12,7 +12,7 @@ help:
 	@echo "make demo   install, then walk the whole way on three synthetic hospitals; ends with $(DEMO)/report.html"
 	@echo "make test   the test suite"
 	@echo "make test-monailabel  the bundles in a MONAI Label server, in an environment of its own"
-	@echo "make verify the model zoo's checks on all bundles"
+	@echo "make verify the model zoo's checks on all bundles, and a package in an environment of its own"
 	@echo "make lint   formatting, lint and types"
 	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
@@ -34,8 +34,12 @@ test: $(VENV)/.installed
 test-monailabel:
 	PYTHON=$(PYTHON) tests/monailabel/run --quiet
 
+# The zoo's checks on every bundle, and a package in an environment of its own. MONAI_SCHEMA names a copy of the schema.
 verify: $(VENV)/.installed
 	$(BIN)/python -m msdino_monai verify bundles/*/
+	rm -rf build/packages
+	$(BIN)/python -m msdino_monai pack bundles/cxr_embedding_export --output_dir build/packages
+	$(BIN)/python -m msdino_monai verify build/packages/*.zip --fresh true --constraint constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,12 +22,15 @@ VERBS = {
     "datalist": ("msdino_monai.finetuning.datalists", "DATALISTS", "make a MONAI datalist of a public data set"),
     "federate": ("msdino_monai.federated.federate", "federate", "train a bundle over sites that keep their images"),
     "keygen": ("msdino_monai.vault.keygen", "keygen", "make key pairs for a coordinator or a site"),
+    "pack": ("msdino_monai.sharing.pack", "pack", "make a signed package of a bundle that runs elsewhere"),
     "receive": ("msdino_monai.vault.receive", "receive", "check an export whole and write a receipt"),
+    "report": ("msdino_monai.reporting.report", "report", "make one page of everything found in a folder of runs"),
     "survey": (
         "msdino_monai.images.survey",
         "survey",
         "read a folder of radiographs: what is usable, what is not, why",
     ),
+    "verify": ("msdino_monai.sharing.verify", "verify", "check bundles and packages as the model zoo does"),
     "volumes": ("msdino_monai.images.abdomen", "write_volumes", "write synthetic multi-hospital abdominal CT volumes"),
     "withdraw": ("msdino_monai.exporting.withdraw", "withdraw", "take a patient out of an export"),
 }
@@ -48,13 +52,14 @@ def overview() -> str:
 
 def explain(verb: str, function: Callable[..., Any]) -> str:
     """The help of one verb: its docstring and its flags with their defaults."""
-    flags = []
+    flags, usage = [], f"usage: python -m msdino_monai {verb}"
     for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            usage += f" <{parameter.name}> ..."
+            continue
         required = parameter.default is parameter.empty
         flags.append(f"  --{parameter.name:<22} {'required' if required else f'default: {parameter.default}'}")
-    return "\n".join(
-        [f"usage: python -m msdino_monai {verb} [--flag value ...]", "", inspect.getdoc(function) or "", "", *flags]
-    )
+    return "\n".join([f"{usage} [--flag value ...]", "", inspect.getdoc(function) or "", "", *flags])
 
 
 def choices(verb: str, functions: Mapping[str, Callable[..., Any]]) -> str:
@@ -69,9 +74,12 @@ def choices(verb: str, functions: Mapping[str, Callable[..., Any]]) -> str:
 
 def check_arguments(function: Callable[..., Any], arguments: Sequence[str]) -> None:
     """Refuse flags the function does not have and flags it cannot do without."""
-    parameters = inspect.signature(function).parameters
-    given = check_flags(arguments, list(parameters))
-    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in given]
+    parameters = inspect.signature(function).parameters.values()
+    flags = [p for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    if len(flags) < len(parameters):  # what the verb works on comes first, without a flag
+        arguments = list(itertools.dropwhile(lambda argument: not argument.startswith("-"), arguments))
+    given = check_flags(arguments, [p.name for p in flags])
+    missing = [p.name for p in flags if p.default is p.empty and p.name not in given]
     if missing:
         raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
 
@@ -80,6 +88,8 @@ def _as_typed(function: Callable[..., Any]) -> Callable[..., Any]:
     """Keep text as it was typed: fire would turn a patient `007` into 7, `1e5` into 100000.0, and `false` into text."""
     readers = {"str": str, "str | None": str, "bool": as_flag}
     parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        function = fire.decorators.SetParseFn(str)(function)
     typed = {p.name: readers[str(p.annotation)] for p in parameters if str(p.annotation) in readers}
 
     @functools.wraps(function)

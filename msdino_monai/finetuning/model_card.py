@@ -26,6 +26,7 @@ class ModelCard:
 
     def __init__(self, model: str | Path, metadata: str | Path, task: str, first_channel: int = 0) -> None:
         self.model = Path(str(model)).expanduser()
+        self.configs = Path(str(metadata)).parent
         content = json.loads(Path(str(metadata)).read_text(encoding="utf-8"))
         self.bundle_version = str(content["version"])
         self.said = read_description(self.model)
@@ -38,7 +39,11 @@ class ModelCard:
     def check(self) -> None:
         """Refuse to predict without a model, or with one that does not say what it is."""
         if not self.model.is_file():
-            raise UserError(f"there is no model {self.model}; train one, or name its file with --model.")
+            train = f"{self.configs / 'train.json'} --bundle_root {self.configs.parent} --dataset_dir <data>"
+            raise UserError(
+                f"there is no model {self.model}; name its file with --model, or train one: "
+                f"python -m monai.bundle run --config_file {train}"
+            )
         if not self.sizes:
             raise UserError(f"{beside(self.model, 'network')} is missing; copy it from where {self.model} was trained.")
 

@@ -1,0 +1,129 @@
+"""The verb `pack`: a bundle with its network in every form, the package it needs, and hashes of it all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from msdino_monai.errors import UserError
+from msdino_monai.sharing import document
+from msdino_monai.sharing.archive import write_folder
+from msdino_monai.sharing.bundle import RUN_OUTPUT, Bundle
+from msdino_monai.sharing.card import METRICS, model_card
+from msdino_monai.sharing.environment import WHEELS
+from msdino_monai.sharing.export import ONNX, TORCHSCRIPT
+from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest
+from msdino_monai.sharing.trace import refuse_own_paths
+from msdino_monai.sharing.weight import check_weights, draw_weights
+from msdino_monai.sharing.wheel import write_wheel
+from msdino_monai.vault.atomic import hash_file, make_folder
+from msdino_monai.vault.signing import SigningKey, read_signing_key
+
+_TOOLS = ("monai", "torch", "onnx", "onnxscript", "safetensors")
+
+
+def pack(
+    *bundles: str, output_dir: str = "dist", signing_key: str | None = None, push_to_hf: str | None = None
+) -> None:
+    """Make `<name>_v<version>.zip` of each bundle: all that is needed to run it where this repository is not.
+
+    Inside: configuration, documents, licence, the weights as .pt, .ts (with metadata and configuration), .onnx and
+    .safetensors, a model card, the msdino_monai wheel, and a manifest with the sha256 of every file. The same input
+    gives the same bytes. The wheel lies beside the package as well.
+
+    --output_dir   where packages go; made if absent
+    --signing_key  a _signing_key.txt made by `keygen`; the manifest is signed with it
+    --push_to_hf   owner/repository on the Hugging Face Hub, made private if it is new
+    """
+    if not bundles:
+        raise UserError("name at least one bundle: python -m msdino_monai pack bundles/<name>")
+    if push_to_hf is not None and find_spec("huggingface_hub") is None:
+        raise UserError("--push_to_hf needs huggingface_hub: pip install huggingface_hub")
+    key = None if signing_key is None else read_signing_key(signing_key)
+    target = Path(str(output_dir)).expanduser().resolve()
+    for name in bundles:
+        _pack(Bundle(name), target, key, push_to_hf)
+
+
+def _pack(bundle: Bundle, target: Path, key: SigningKey | None, repository: str | None) -> None:
+    for check in (document.check_version, document.check_readme, document.check_licence):
+        check(bundle)
+    with tempfile.TemporaryDirectory(prefix="pack-") as folder:
+        scratch = Path(folder).resolve()
+        work = staged_copy(bundle, scratch)
+        _export(work)
+        wheel = write_wheel(_made(work.root / WHEELS))
+        refuse_own_paths(work.root, [bundle.root, scratch])
+        files = sorted(path.relative_to(work.root).as_posix() for path in work.root.rglob("*") if path.is_file())
+        manifest = _manifest(work, files).signed(key)
+        (work.root / MANIFEST_FILE).write_bytes(manifest.encode())
+        make_folder(target)
+        package = target / f"{bundle.name}_v{bundle.version}.zip"
+        half = package.with_suffix(".zip.tmp")
+        try:
+            write_folder(half, work.root, [*files, MANIFEST_FILE], bundle.name)
+            half.replace(package)
+        finally:
+            half.unlink(missing_ok=True)
+        shutil.copy(wheel, target)
+        signed = "not signed" if key is None else f"signed by {key.public}"
+        print(f"{package}: {len(files)} files, {package.stat().st_size:,} bytes, {signed}, sha256 {hash_file(package)}")
+        if repository is not None:
+            _push(work, repository)
+
+
+def staged_copy(bundle: Bundle, scratch: Path) -> Bundle:
+    """A copy with usable weights and a model card, and nothing that nobody ships."""
+    if not bundle.model.is_file() and bundle.needs_weights:
+        train = f"python -m monai.bundle run --config_file {bundle.config_file('train')} --bundle_root {bundle.root}"
+        raise UserError(f"there is nothing to pack: {bundle.model} is missing; train it: {train} --dataset_dir <data>")
+    work = bundle.copy(scratch, leave_out=(*RUN_OUTPUT, TORCHSCRIPT, ONNX, WHEELS, MANIFEST_FILE, "model_card.md"))
+    origin = "As trained"
+    if not work.model.is_file():
+        draw_weights(work)
+        origin = "Drawn from a seed by the configuration, the same on every machine"
+    check_weights(work)
+    document.check_files(work, weights_may_lie_here=True)
+    if (bundle.root / METRICS).is_file():
+        shutil.copy(bundle.root / METRICS, _made(work.root / "eval"))
+    card = model_card(work, origin)
+    shutil.rmtree(work.root / "eval", ignore_errors=True)
+    (work.root / "docs" / "model_card.md").write_text(card, encoding="utf-8")
+    return work
+
+
+def _export(work: Bundle) -> None:
+    """In a process of its own, because TorchScript shows what a process compiled before, and the order of its sets."""
+    if find_spec("onnxscript") is None or find_spec("onnx") is None:
+        raise UserError("model.onnx needs onnx and onnxscript: pip install msdino-monai[onnx]")
+    command = [sys.executable, "-m", "msdino_monai.sharing.export", str(work.root)]
+    ended = subprocess.run(  # noqa: S603 -- ourselves
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"}
+    )
+    if ended.returncode != 0:
+        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"{work.name} does not export: {last}; `verify` says more.")
+
+
+def _manifest(work: Bundle, files: list[str]) -> PackageManifest:
+    entries = [FileEntry(name, (work.root / name).stat().st_size, hash_file(work.root / name)) for name in files]
+    tools = {"msdino_monai": version("msdino_monai"), **{name: version(name) for name in _TOOLS}}
+    return PackageManifest(work.name, work.version, tuple(entries), tools)
+
+
+def _push(work: Bundle, repository: str) -> None:
+    from monai.bundle import push_to_hf_hub
+
+    address = push_to_hf_hub(repo=repository, name=work.name, bundle_dir=str(work.root.parent), version=work.version)
+    print(f"pushed to {address}")
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder

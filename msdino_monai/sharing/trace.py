@@ -1,0 +1,38 @@
+"""Paths of the machine a package was made on, which have no place in it."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+from msdino_monai.errors import UserError
+
+_ARCHIVES = (".ts", ".pt", ".whl")
+
+
+def refuse_own_paths(folder: Path, places: list[Path]) -> None:
+    """Refuse files that hold the path of one of the places, of the home folder, or of this Python."""
+    known = {place.resolve() for place in [*places, Path.cwd(), Path(sys.prefix)]}
+    # `/usr/` or `/tmp/` may stand in any text; a longer path is of this machine.
+    needles = {f"{place}/".encode() for place in {*filter(_is_long, known), Path.home()} if place != place.parent}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for name, data in _contents(path):
+            for needle in needles:
+                if needle in data:
+                    where = path.relative_to(folder).as_posix() + name
+                    raise UserError(f"{where} holds the path {needle.decode()}; take it out before you share it.")
+
+
+def _is_long(place: Path) -> bool:
+    return len(place.parts) > 2  # the root is one of them
+
+
+def _contents(path: Path) -> list[tuple[str, bytes]]:
+    """A file's bytes; of an archive those of its members, which may be compressed."""
+    data = path.read_bytes()
+    if path.suffix not in _ARCHIVES or not zipfile.is_zipfile(io.BytesIO(data)):
+        return [("", data)]
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return [(f" ({info.filename})", archive.read(info)) for info in archive.infolist()]

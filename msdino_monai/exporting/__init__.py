@@ -1,5 +1,6 @@
 """The hospital's side: radiographs become shuffled, sealed tokens."""
 
+from msdino_monai.exporting.audit import audited_settings, check_audit, hash_settings
 from msdino_monai.exporting.defences import Defences
 from msdino_monai.exporting.dry_run import DryRun
 from msdino_monai.exporting.folders import export_dir, notes_dir, own_folders, recipients_of, state_dir_of
@@ -14,8 +15,11 @@ __all__ = [
     "ExportHandler",
     "ImagesToExport",
     "LoadPatientd",
+    "audited_settings",
+    "check_audit",
     "describe_transform",
     "export_dir",
+    "hash_settings",
     "list_images",
     "notes_dir",
     "own_folders",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ class Defences:
     Args:
         noise: standard deviation of added noise, relative to the view's own.
         kept_share: share of tokens that are exported; the rest is dropped at random.
+        randomness: so many random bytes; noise and drop draw from it, the shuffle always from the operating system.
     """
 
     noise: float = 0.0
     kept_share: float = 1.0
+    randomness: Callable[[int], bytes] = os.urandom
 
     def __post_init__(self) -> None:
         if self.noise < 0:
@@ -38,14 +41,21 @@ class Defences:
         num_views, num_tokens, _ = tokens.shape
         if self.noise:
             spread = self.noise * tokens.std(axis=(1, 2), keepdims=True)
-            tokens = tokens + spread * _fresh_generator().standard_normal(tokens.shape, dtype=np.float32)
-        orders = draw_orders(num_views, num_tokens)[:, : self.kept_tokens(num_tokens)]
+            tokens = tokens + spread * self._generator().standard_normal(tokens.shape, dtype=np.float32)
+        kept = self.kept_tokens(num_tokens)
+        orders = draw_orders(num_views, kept)
+        if kept < num_tokens:
+            orders = np.take_along_axis(self._choose(num_views, num_tokens)[:, :kept], orders, axis=1)
         return shuffle_tokens(tokens, orders), orders
 
     def describe(self) -> dict[str, float]:
-        return asdict(self)
+        return {"noise": self.noise, "kept_share": self.kept_share}
 
+    def _choose(self, num_views: int, num_tokens: int) -> NDArray[np.int64]:
+        """All tokens (V, N) of each view, those to keep first."""
+        keys = np.frombuffer(self.randomness(8 * num_views * num_tokens), dtype=np.uint64)
+        return np.argsort(keys.reshape(num_views, num_tokens), axis=1, kind="stable")
 
-def _fresh_generator() -> np.random.Generator:
-    """Seeded by the operating system for every image, so that no noise can be drawn again."""
-    return np.random.Generator(np.random.PCG64(int.from_bytes(os.urandom(16), "little")))
+    def _generator(self) -> np.random.Generator:
+        """Seeded anew for every image, by the operating system, so that no noise can be drawn again."""
+        return np.random.Generator(np.random.PCG64(int.from_bytes(self.randomness(16), "little")))

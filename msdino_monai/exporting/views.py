@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,19 +16,32 @@ from monai.utils import convert_to_tensor
 
 
 class AugmentedViewsd(MapTransform):
-    """An image (1, H, W) to `num_views` independently augmented views (V, 1, H, W)."""
+    """An image (1, H, W) to `num_views` independently augmented views (V, 1, H, W).
 
-    def __init__(self, keys: KeysCollection, augment: Callable[[Any], Any], num_views: int = 1) -> None:
+    Args:
+        augment: makes one view of the image.
+        num_views: V.
+        randomness: so many random bytes, to draw the augmentations from.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        augment: Callable[[Any], Any],
+        num_views: int = 1,
+        randomness: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         super().__init__(keys)
         if num_views < 1:
             raise ValueError(f"num_views must be at least 1, got {num_views}.")
-        self.augment, self.num_views = augment, num_views
+        self.augment, self.num_views, self.randomness = augment, num_views, randomness
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         views = dict(data)
         for key in self.key_iterator(views):
             # Each image's randomness comes from the operating system: forked workers would all draw the same.
-            _draw_from(np.random.RandomState(np.random.PCG64()), self.augment)
+            seed = int.from_bytes(self.randomness(16), "little")
+            _draw_from(np.random.RandomState(np.random.PCG64(seed)), self.augment)
             image = convert_to_tensor(views[key], track_meta=False)
             with _without_meta():
                 augmented = [apply_transform(self.augment, image.clone()) for _ in range(self.num_views)]

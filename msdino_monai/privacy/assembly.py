@@ -18,7 +18,7 @@ _GUESSES = 64  # random arrangements that measure chance
 
 @dataclass(frozen=True)
 class AssemblyScore:
-    """Shares of one image; `chance` is the neighbour accuracy of a random arrangement.
+    """Shares of one image; `chance` and `chance_place` are neighbours and places of a random arrangement.
 
     Patches whose visible pixels differ by no more than one of 255 greys (black collimation, saturated corners) are
     interchangeable: nobody can tell them apart, and nothing is learnt by it. So pairs of two equal patches do not
@@ -29,6 +29,7 @@ class AssemblyScore:
     places: float
     largest_piece: float
     chance: float
+    chance_place: float
     pairs: int
 
 
@@ -64,6 +65,7 @@ def score_assembly(
         places=float(np.mean(guessed[cells] == kinds)),
         largest_piece=_largest_piece(cells, order, kinds, grid),
         chance=float(np.mean([_shared(pairs, truth) for pairs in shuffled])),
+        chance_place=float((np.bincount(kinds).astype(float) ** 2).sum() / len(kinds) ** 2),
         pairs=len(truth),
     )
 

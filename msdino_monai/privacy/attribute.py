@@ -19,6 +19,9 @@ Floats = npt.NDArray[np.float32]
 KNOWLEDGE = Knowledge(labels=True)
 
 
+Integers = npt.NDArray[np.integer[Any]]
+
+
 @dataclass(frozen=True)
 class AttributeScore:
     """Of held-out images; `chance` is the share of the commonest class, AUC's is 0.5."""
@@ -29,9 +32,16 @@ class AttributeScore:
 
 
 def infer_attribute(
-    tokens: Floats, labels: npt.NDArray[np.integer[Any]], *, folds: int = 4, decay: float = 0.1, seed: int = 0
+    tokens: Floats, labels: Integers, *, folds: int = 4, decay: float = 0.1, seed: int = 0
 ) -> AttributeScore:
     """Cross-validated: token sets (B, K, D), one class (B,) each; AUC is the mean of one class against the rest."""
+    return score_attribute(guess_attribute(tokens, labels, folds=folds, decay=decay, seed=seed), labels)
+
+
+def guess_attribute(
+    tokens: Floats, labels: Integers, *, folds: int = 4, decay: float = 0.1, seed: int = 0
+) -> npt.NDArray[np.floating[Any]]:
+    """Log-probabilities (B, C) of each image's class, from a probe that has not seen the image."""
     if len(np.unique(labels)) < 2:
         raise ValueError("an attribute needs at least two classes among the images.")
     features = torch.from_numpy(pool_tokens(tokens))
@@ -42,10 +52,15 @@ def infer_attribute(
         known = fold != number
         weight, bias = fit_linear(features[known], torch.from_numpy(labels[known].astype(np.int64)), classes, decay)
         logits[~known] = torch.log_softmax(features[~known] @ weight.T + bias, dim=1)
-    guessed, scores = logits.argmax(1).numpy(), logits.numpy()
+    scores: npt.NDArray[np.floating[Any]] = logits.numpy()
+    return scores
+
+
+def score_attribute(scores: npt.NDArray[np.floating[Any]], labels: Integers) -> AttributeScore:
+    """Judge log-probabilities (B, C)."""
     curves = [area_under_curve(scores[labels == one, one], scores[labels != one, one]) for one in np.unique(labels)]
     return AttributeScore(
-        accuracy=float(np.mean(guessed == labels)),
-        chance=float(np.bincount(labels).max() / count),
+        accuracy=float(np.mean(scores.argmax(1) == labels)),
+        chance=float(np.bincount(labels).max() / len(labels)),
         auc=float(np.nanmean(curves)),
     )

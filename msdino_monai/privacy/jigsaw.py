@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,11 +60,25 @@ class JigsawAttack:
         auxiliary = self.network is not None or (self.prior is not None and self.prior.knowledge.auxiliary_images)
         return Knowledge(auxiliary_images=auxiliary, all_views=self.all_views)
 
-    def __call__(self, views: npt.NDArray[np.floating[Any]]) -> Assembly:
+    def __call__(self, views: npt.NDArray[np.floating[Any]], bridges: Sequence[PairScores] | None = None) -> Assembly:
+        """Put the first view together; `bridges` are those of these views, where somebody has them already."""
         with one_thread():
-            return self._attack(np.asarray(views, dtype=np.float32))
+            return self._attack(np.asarray(views, dtype=np.float32), bridges)
 
-    def _attack(self, views: Floats) -> Assembly:
+    def bridges(self, views: npt.NDArray[np.floating[Any]]) -> list[PairScores]:
+        """What each other view says of the first one's pairs: most of the work, and the same for any network."""
+        with one_thread():
+            return self._bridges(np.asarray(views, dtype=np.float32))
+
+    def _bridges(self, views: Floats) -> list[PairScores]:
+        variance = noise_variance(views, self.noise, self.dtype)
+        prior = self.prior or PatchPrior.smooth(self.embedder.patch_size)
+        bare = [place_by_prior(view, self.embedder, prior, variance)[1] for view in views]
+        pixels, *others = (invert_with_prior(each, self.embedder, prior, variance) for each in bare)
+        size = self.embedder.patch_size
+        return [bridge(pixels, other, register(pixels, other), size).competing() for other in others]
+
+    def _attack(self, views: Floats, bridges: Sequence[PairScores] | None) -> Assembly:
         variance = noise_variance(views, self.noise, self.dtype)
         prior = self.prior or PatchPrior.smooth(self.embedder.patch_size)
         places, plain = place_by_prior(views[0], self.embedder, prior, variance)
@@ -76,10 +90,7 @@ class JigsawAttack:
             if self.with_places:
                 places = places_learnt if places is None else places + places_learnt
         if self.all_views:
-            for other in views[1:]:
-                _, bare = place_by_prior(other, self.embedder, prior, variance)
-                others = invert_with_prior(bare, self.embedder, prior, variance)
-                evidence.append(bridge(pixels, others, register(pixels, others), self.embedder.patch_size).competing())
+            evidence += self._bridges(views) if bridges is None else bridges
         scores = combine(evidence)
         cells = solve(scores, self.embedder.grid, places, seed=self.seed)
         if places is not None and self.embedder.codes.any():

@@ -43,3 +43,21 @@ def match_pooled(queries: Floats, gallery: Floats) -> Floats:
     one, two = (one - centre) / spread, (two - centre) / spread
     one, two = (each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-9) for each in (one, two))
     return np.asarray(one @ two.T, dtype=np.float32)
+
+
+def learn_metric(features: Floats, shrinkage: float = 0.1) -> npt.NDArray[np.float64]:
+    """A map (F, F) under which what augmentation changes weighs little, from copies (A, C, F) of auxiliary images."""
+    within = features - features.mean(1, keepdims=True)
+    scale = within.reshape(-1, features.shape[-1]).std(0).astype(np.float64) + 1e-6
+    rows = within.reshape(-1, features.shape[-1]) / scale
+    covariance = rows.T @ rows / max(1, len(rows) - len(features))
+    values, vectors = np.linalg.eigh((1 - shrinkage) * covariance + shrinkage * np.eye(len(covariance)))
+    return np.asarray(vectors / np.sqrt(values) / scale[:, None], dtype=np.float64)
+
+
+def match_features(queries: Floats, gallery: Floats, metric: npt.NDArray[np.float64]) -> Floats:
+    """Similarity (Q, G) of features (., F) under a learnt metric: cosine about the gallery's mean."""
+    centre = gallery.mean(0)
+    one, two = ((each - centre) @ metric for each in (queries, gallery))
+    one, two = (each / np.linalg.norm(each, axis=1, keepdims=True).clip(1e-9) for each in (one, two))
+    return np.asarray(one @ two.T, dtype=np.float32)

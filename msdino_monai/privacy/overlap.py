@@ -154,6 +154,9 @@ def bridge(patches: Floats, others: Floats, registration: Registration, patch_si
     scores = []
     for direction in ((0, patch_size), (patch_size, 0)):
         row, column = np.rint(registration.linear.matrix @ direction).astype(int)
+        if max(abs(row), abs(column)) >= odds.shape[-1]:  # small patches: no two of a view meet in one of the other
+            scores.append(np.zeros((count, count), dtype=np.float32))
+            continue
         one, two = _overlapping(odds, near, int(row), int(column))
         scores.append(np.log1p(one.reshape(count, -1) @ two.reshape(count, -1).T))
     return PairScores(*scores)

@@ -1,0 +1,124 @@
+"""The verdict: the strongest attacker's figures against the hospital's thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from msdino_monai.errors import UserError
+from msdino_monai.numbers import check_shares
+from msdino_monai.privacy.knowledge import Knowledge
+from msdino_monai.privacy.order import order_leaks
+from msdino_monai.privacy.row import Row, row_of_values
+from msdino_monai.privacy.sample import Sample
+
+ORDER_IN_FILE = "order in the file"
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The most a figure may reach, among rows of a metric whose attack begins with these words."""
+
+    attack: str
+    metric: str
+    words: str
+
+
+THRESHOLDS = {
+    "max_order_leaks": Threshold(ORDER_IN_FILE, "images whose shuffle is not fresh", "shuffles that are not fresh"),
+    "max_neighbour_accuracy": Threshold("jigsaw", "neighbours", "neighbouring patches put together rightly"),
+    "max_direct_position_accuracy": Threshold("places of tokens", "places", "tokens whose place is guessed directly"),
+    "max_ssim_after_solver": Threshold("jigsaw", "ssim", "likeness (SSIM) of the picture put together"),
+    "max_ssim_of_inverter": Threshold("learnt inverter", "ssim", "likeness (SSIM) of the picture painted at once"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One threshold, and the strongest figure it was held against."""
+
+    name: str
+    limit: float
+    figure: float
+    attack: str
+    upper: float | None
+
+    @property
+    def is_met(self) -> bool:
+        return self.figure <= self.limit
+
+    @property
+    def is_close(self) -> bool:
+        """Met, but the interval reaches beyond: other images might have failed."""
+        return self.is_met and self.upper is not None and self.upper > self.limit
+
+    def describe(self) -> dict[str, Any]:
+        figures = {"figure": round(self.figure, 6), "upper": None if self.upper is None else round(self.upper, 6)}
+        return {"threshold": self.name, "limit": self.limit, **figures, "attack": self.attack, "met": self.is_met}
+
+    def in_words(self) -> str:
+        words = THRESHOLDS[self.name].words
+        return f"{words} {self.figure:.3f} > {self.limit:g} (--{self.name})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Every threshold with a limit, checked; a failed one fails the whole."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(check.is_met for check in self.checks)
+
+    def describe(self) -> dict[str, Any]:
+        return {"result": "pass" if self.passed else "fail", "checks": [check.describe() for check in self.checks]}
+
+    def in_words(self) -> str:
+        """One line."""
+        failed = [check.in_words() for check in self.checks if not check.is_met]
+        if failed:
+            return f"the privacy audit FAILED: {'; '.join(failed)}"
+        close = [check.name for check in self.checks if check.is_close]
+        more = f"; more images (--max_images) would make {' and '.join(close)} surer" if close else ""
+        return f"the privacy audit passed{more}"
+
+
+def judge(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Verdict:
+    """Hold the strongest row of each kind against its limit; a limit of None is not asked."""
+    return Verdict(tuple(_checks(rows, limits)))
+
+
+def check_limits(limits: Mapping[str, Any]) -> dict[str, float | None]:
+    """The thresholds as numbers; anything else is refused before the work begins."""
+    if unknown := limits.keys() - THRESHOLDS.keys():
+        raise ValueError(f"thresholds are {', '.join(THRESHOLDS)}, got {', '.join(sorted(unknown))}.")
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    check_shares(**given)
+    return {**dict.fromkeys(limits), **{name: float(limit) for name, limit in given.items()}}
+
+
+def _checks(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Iterator[Check]:
+    for name, limit in limits.items():
+        if limit is None:
+            continue
+        threshold = THRESHOLDS[name]
+        asked = [row for row in rows if row.metric == threshold.metric and row.attack.startswith(threshold.attack)]
+        known = [row for row in asked if np.isfinite(row.figure)]
+        if not known:
+            raise UserError(f"--{name} cannot be judged: every patch of the sample looks alike; audit other images.")
+        strongest = max(known, key=lambda row: row.figure)
+        upper = strongest.interval[1] if strongest.interval else None
+        yield Check(name, limit, strongest.figure, strongest.attack, upper)
+
+
+def look_at_order(sample: Sample, *, seed: int = 0) -> tuple[Row, list[str]]:
+    """Whether the files tell the order, in any way a fresh shuffle would not; and in which."""
+    leaking, ways = order_leaks(sample.orders)
+    if sample.rows_follow_names:
+        leaking, ways = leaking | True, [*ways, "images lie in the order of their names"]
+    metric = THRESHOLDS["max_order_leaks"].metric
+    return row_of_values(ORDER_IN_FILE, metric, Knowledge(), leaking.astype(float).tolist(), 0.0, seed=seed), ways

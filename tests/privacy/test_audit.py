@@ -1,0 +1,259 @@
+"""The audit as a whole: what it must find, and that it finds the same again."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import Compose
+from privacy_exports import BUNDLE
+
+from msdino_monai.backbone import save_backbone
+from msdino_monai.errors import UserError
+from msdino_monai.exporting import defences
+from msdino_monai.images.cohort import write_cohort
+from msdino_monai.networks import PatchEmbedding, ViTBody
+from msdino_monai.privacy.audit import AuditFailedError, PrivacyAudit
+from msdino_monai.privacy.embedder import KnownEmbedder
+from msdino_monai.privacy.evidence import Evidence
+from msdino_monai.privacy.identification import infer_membership, link_patients
+from msdino_monai.privacy.knowledge import Knowledge
+from msdino_monai.privacy.order import order_leaks, rows_follow
+from msdino_monai.privacy.pool import Radiograph
+from msdino_monai.privacy.row import Row, row_of_values
+from msdino_monai.privacy.sample import Sample
+from msdino_monai.privacy.simulation import SimulatedExport
+from msdino_monai.privacy.verdict import judge
+
+LIMITS = {"max_order_leaks": 0, "max_neighbour_accuracy": 0.2}
+TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1}
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("audited")
+    write_cohort(str(root), sites=2, patients_per_site=30, seed=5, image_size=96)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., PrivacyAudit]:
+    """A small audit; `audit.json` and the rest lie in its `output_dir`."""
+
+    def start(settings: dict[str, Any], images: Path = cohort / "site_a", **given: Any) -> PrivacyAudit:
+        few = {"max_images": 3, "max_exported_images": 10, "training_steps": 3, "thresholds": LIMITS}
+        few |= {"max_auxiliary_images": 16}
+        audit = PrivacyAudit(BUNDLE, settings, images, tmp_path_factory.mktemp("audit") / "out", **{**few, **given})
+        audit.run()
+        return audit
+
+    return start
+
+
+def page_of(audit: PrivacyAudit) -> dict[str, Any]:
+    return dict(json.loads((audit.output_dir / "audit.json").read_text()))
+
+
+def figures(audit: PrivacyAudit, metric: str, attack: str = "") -> list[float]:
+    return [
+        row["figure"] for row in page_of(audit)["rows"] if row["metric"] == metric and row["attack"].startswith(attack)
+    ]
+
+
+@pytest.fixture(scope="module")
+def bare(run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path) -> PrivacyAudit:
+    """The shuffle and nothing else, on a real chest radiograph and three synthetic ones."""
+    return run({"embedding_dim": 384, "margin": 0}, radiographs, auxiliary_dir=cohort, max_images=4)
+
+
+def test_bare_shuffle_fails_because_the_pictures_come_back(bare: PrivacyAudit) -> None:
+    strongest = max((row for row in page_of(bare)["rows"] if row["metric"] == "neighbours"), key=lambda r: r["figure"])
+    assert strongest["figure"] >= 0.95
+    lines = csv.DictReader((bare.output_dir / "images.csv").read_text().splitlines())
+    of_images = [float(e["value"]) for e in lines if (e["attack"], e["metric"]) == (strongest["attack"], "neighbours")]
+    assert len(of_images) == 4, "the real radiograph is one of them"
+    assert min(of_images) > 0.9
+    assert max(figures(bare, "ssim", "jigsaw")) > 0.7
+    assert not bare.verdict.passed
+    with pytest.raises(AuditFailedError, match=r"FAILED: neighbouring patches .* \(--max_neighbour_accuracy\)"):
+        bare.finish()
+
+
+def test_report_shows_pictures_and_verdict_and_asks_for_nothing(bare: PrivacyAudit) -> None:
+    html = (bare.output_dir / "report.html").read_text()
+    pictures = page_of(bare)["pictures"]
+    assert len(list((bare.output_dir / "pictures").iterdir())) == len(pictures)
+    assert html.count('<img src="data:image/png') == len(pictures) >= 4 * 6
+    assert "Failed: do not send" in html
+    assert html.index("Failed: do not send") < html.index("<img")
+    assert "http" not in html.replace("http-equiv", "")
+    for words in ("text in the pixels", "no guarantee", "neighbouring patches put together rightly"):
+        assert words in html.lower()
+
+
+def test_report_fits_a_phone_and_breaks_no_picture(
+    bare: PrivacyAudit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "reporting"))
+    from chromium import look_at
+
+    sight = look_at(bare.output_dir / "report.html", tmp_path / "browser")
+    for view in sight.views:
+        assert view.scroll_width <= view.width
+        assert (view.wide, view.broken) == ([], [])
+        assert view.pictures == len(page_of(bare)["pictures"])
+    assert sight.requests == []
+
+
+def test_margin_and_fewer_dimensions_leave_the_attackers_less(
+    bare: PrivacyAudit, run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path
+) -> None:
+    defended = run({"embedding_dim": 64, "margin": 3}, radiographs, auxiliary_dir=cohort, max_images=2)
+    assert max(figures(defended, "neighbours", "jigsaw")) < 0.5 * max(figures(bare, "neighbours", "jigsaw"))
+    assert max(figures(defended, "ssim", "jigsaw")) < max(figures(bare, "ssim", "jigsaw"))
+
+
+def test_second_audit_writes_the_same_bytes(run: Callable[..., PrivacyAudit]) -> None:
+    """Although the shuffles differ, and noise, views and dropped tokens would if they were not drawn by the seed."""
+    settings = {**TINY, "num_views": 2, "noise": 0.05, "kept_share": 0.75}
+    first, second = (run(settings) for _ in range(2))
+    pages = [page_of(audit) for audit in (first, second)]
+    for page in pages:
+        assert page.pop("seconds")
+    assert json.dumps(pages[0]) == json.dumps(pages[1])
+    names = [sorted(path.name for path in audit.output_dir.rglob("*.*")) for audit in (first, second)]
+    assert names[0] == names[1]
+    for path in [path for path in first.output_dir.rglob("*.*") if path.name not in ("audit.json", "report.html")]:
+        assert path.read_bytes() == (second.output_dir / path.relative_to(first.output_dir)).read_bytes(), path.name
+
+
+def test_every_row_says_who_knows_what_and_what_guessing_gives(run: Callable[..., PrivacyAudit], cohort: Path) -> None:
+    audit = run({**TINY, "num_views": 2}, datalist=cohort / "site_a" / "datalist.json", max_exported_images=24)
+    page = page_of(audit)
+    for row in page["rows"]:
+        assert set(row) == {*("attack", "metric", "figure", "interval", "chance", "n", "seed", "worst", "knows")}
+        assert set(row["knows"]) == set(Knowledge().describe())
+        assert row["n"] >= 3
+        assert np.isfinite([row["figure"], row["chance"]]).all()
+        assert row["interval"] is None or row["interval"][0] <= row["interval"][1]
+    attacks = " ".join(row["attack"] for row in page["rows"])
+    for words in ("order in the file", "views together", "same image", "attribute inference", "secret map"):
+        assert words in attacks
+    assert {each["attack"] for each in page["left_out"]} >= {"membership in the pretraining"}
+    assert not list(audit.output_dir.glob("sample_*")), "the sample's export is gone"
+    assert audit.output_dir.stat().st_mode & 0o077 == 0, "it shows patients"
+
+
+def unshuffled(views: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    return views[:, : orders.shape[1]]
+
+
+def one_for_all(views: int, tokens: int) -> np.ndarray:
+    return np.tile(np.random.default_rng(0).permutation(tokens), (views, 1))
+
+
+def turned(views: int, tokens: int) -> np.ndarray:
+    """Every view's tokens begin at another one, and go on in order."""
+    return np.stack([np.roll(np.arange(tokens), np.random.default_rng().integers(tokens)) for _ in range(views)])
+
+
+@pytest.mark.parametrize(
+    ("name", "sabotage", "leak"),
+    [
+        ("shuffle_tokens", unshuffled, "tokens lie where they were"),
+        ("draw_orders", one_for_all, "shuffles repeat"),
+        ("draw_orders", turned, "neighbours follow each other"),
+    ],
+)
+def test_sabotaged_export_is_caught_by_its_files(
+    run: Callable[..., PrivacyAudit], monkeypatch: pytest.MonkeyPatch, name: str, sabotage: Any, leak: str
+) -> None:
+    monkeypatch.setattr(defences, name, sabotage)
+    audit = run(TINY)
+    assert leak in page_of(audit)["order_leaks"]
+    assert figures(audit, "images whose shuffle is not fresh")[0] >= 0.8
+    with pytest.raises(AuditFailedError, match="shuffles that are not fresh"):
+        audit.finish()
+
+
+def test_fresh_shuffles_are_no_leak() -> None:
+    generator = np.random.default_rng(0)
+    orders = np.stack([[generator.permutation(196) for _ in range(2)] for _ in range(60)])
+    leaking, ways = order_leaks(orders)
+    assert not leaking.any()
+    assert ways == []
+    orders[3, 1] = orders[40, 0]
+    assert order_leaks(orders)[0].nonzero()[0].tolist() == [3, 40]
+
+
+def test_rows_in_the_order_of_their_names_are_seen() -> None:
+    names = [f"{number:03d}.dcm" for number in range(40)]
+    assert rows_follow(names)
+    assert rows_follow(names[::-1])
+    assert not rows_follow(np.random.default_rng(0).permutation(names).tolist())
+
+
+def test_verdict_takes_the_strongest_attacker_and_its_interval() -> None:
+    rows = [
+        row_of_values(f"jigsaw {number}", "neighbours", Knowledge(), values, 0.01)
+        for number, values in enumerate(([0.1, 0.1, 0.1], [0.1, 0.2, 0.24], [0.0, 0.0, 0.0]))
+    ]
+    verdict = judge(rows, {"max_neighbour_accuracy": 0.2, "max_ssim_after_solver": None})
+    assert verdict.passed
+    assert "more images" in verdict.in_words(), "0.2 lies inside its interval"
+    assert [check.attack for check in verdict.checks] == ["jigsaw 1"]
+    assert not judge(rows, {"max_neighbour_accuracy": 0.1}).passed
+
+
+def test_threshold_that_is_no_number_is_refused_before_the_work() -> None:
+    with pytest.raises(UserError, match="--max_neighbour_accuracy must be a number"):
+        PrivacyAudit(BUNDLE, {}, ".", "o", {"max_neighbour_accuracy": "low"})
+    with pytest.raises(ValueError, match="thresholds are max_order_leaks"):
+        PrivacyAudit(BUNDLE, {}, ".", "o", {"max_neighbors": 0.1})
+
+
+def opened_sample(auxiliary: torch.Tensor) -> tuple[Sample, PatchEmbedding]:
+    """An export of some images as it would be opened, without an export."""
+    embedding = PatchEmbedding(64, 8, 24, 1)
+    embedder = KnownEmbedder.of(embedding)
+    tokens = SimulatedExport.of(auxiliary, embedder).tokens[:, None]
+    count = len(tokens)
+    evidence = Evidence(tokens, (b"",) * count, embedder, 0.0, "float16", {})
+    radiographs = tuple(Radiograph(f"{i}", f"p{i}", image[0].numpy()) for i, image in enumerate(auxiliary))
+    orders = np.tile(np.arange(64), (count, 1, 1))
+    return Sample(evidence, orders, auxiliary.numpy(), radiographs, False, Compose([]), {}), embedding
+
+
+def test_membership_is_asked_of_a_body_and_of_strangers(auxiliary: torch.Tensor, tmp_path: Path) -> None:
+    sample, embedding = opened_sample(auxiliary[:8])
+    body = ViTBody(24, 16, 32, 1, 2)
+    state = {f"body.{name}": tensor for name, tensor in body.state_dict().items()}
+    state["embedding.weight"] = embedding.weight
+    said = {"body": body.sizes(), "embedder": embedding.describe(), "sites": [], "settings": {}, "trained": {}}
+    path = save_backbone(tmp_path / "models", state, said)
+    others = auxiliary[8:, 0].numpy()
+    rows = list(infer_membership(sample, others, path, are_strangers=True))
+    assert [row.metric for row in rows if isinstance(row, Row)] == ["AUC", "TPR at 1 % FPR"]
+    assert 0 <= rows[0].figure <= 1
+    (left_out,) = infer_membership(sample, others, path, are_strangers=False)
+    assert "auxiliary_dir" in left_out.reason
+    wider, _ = opened_sample(auxiliary[:8])
+    other = replace(wider, evidence=replace(wider.evidence, tokens=wider.evidence.tokens[..., :20]))
+    with pytest.raises(UserError, match="trained on 24 dimensions, the export has 20"):
+        list(infer_membership(other, others, path, are_strangers=True))
+
+
+def test_second_radiograph_finds_its_patient_where_it_is_the_same_picture(auxiliary: torch.Tensor) -> None:
+    sample, _ = opened_sample(auxiliary)
+    relatives = [replace(image, file="again") for image in sample.radiographs[:4]]
+    rows = list(link_patients(sample, relatives))
+    assert [row.figure for row in rows if isinstance(row, Row) and row.metric == "top-1"] == [1.0, 1.0]
+    (left_out,) = link_patients(sample, relatives[:1])
+    assert "it needs 3" in left_out.reason

@@ -33,12 +33,12 @@ from msdino_monai.privacy.pool import ExportBundle, Pool, Radiograph, read_pool
 from msdino_monai.privacy.row import Row, interval_of
 from msdino_monai.privacy.sample import write_sample
 
-DEFAULT = {"embedding_dim": 128, "margin": 2}
+FIRST_DEFAULT = {"embedding_dim": 128, "margin": 2}
 NONE = {"embedding_dim": 384, "margin": 0}
 # The ones a choice is made among come first; a run that is cut short has them.
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": NONE,
-    "margin 2, D 128": DEFAULT,
+    "margin 2, D 128": FIRST_DEFAULT,
     "margin 3, D 128": {"embedding_dim": 128, "margin": 3},
     "margin 3, D 64": {"embedding_dim": 64, "margin": 3},
     "margin 4, D 64": {"embedding_dim": 64, "margin": 4},
@@ -56,11 +56,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "noise 0.3": {**NONE, "noise": 0.3},
     "noise 1": {**NONE, "noise": 1.0},
     "kept 0.5": {**NONE, "kept_share": 0.5},
-    "margin 2, D 128, noise 0.3": {**DEFAULT, "noise": 0.3},
-    "margin 2, D 128, kept 0.5": {**DEFAULT, "kept_share": 0.5},
-    "margin 2, D 128, codes 0.5": {**DEFAULT, "position_scale": 0.5},
+    "margin 2, D 128, noise 0.3": {**FIRST_DEFAULT, "noise": 0.3},
+    "margin 2, D 128, kept 0.5": {**FIRST_DEFAULT, "kept_share": 0.5},
+    "margin 2, D 128, codes 0.5": {**FIRST_DEFAULT, "position_scale": 0.5},
     "none, 2 views": {**NONE, "num_views": 2},
-    "margin 2, D 128, 2 views": {**DEFAULT, "num_views": 2},
+    "margin 2, D 128, 2 views": {**FIRST_DEFAULT, "num_views": 2},
     "margin 3, D 64, 2 views": {"embedding_dim": 64, "margin": 3, "num_views": 2},
 }
 BAR = 0.2  # neighbours put together, above which a setting is no choice

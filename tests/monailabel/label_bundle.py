@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +14,26 @@ import numpy as np
 import pydicom
 from PIL import Image
 
+from msdino_monai.images.abdomen import write_volumes
 from msdino_monai.images.cohort import write_cohort
 
 SMALL = {"img_size": 64, "patch_size": 8, "hidden_size": 32, "mlp_dim": 64, "num_layers": 2, "num_heads": 2}
 SHORT = {"batch_size": 8, "max_epochs": 3, "warmup_epochs": 1, "learning_rate": 0.002, "num_workers": 0}
+
+# Little room for a random base to learn in, so that it soon paints more than nothing.
+SAM = {
+    "size": "tiny",
+    "rank": 8,
+    "image_size": 32,
+    "intensity_range": "0,250",
+    "stacks_per_volume": 16,
+    "foreground": 1.0,
+    "dice_weight": 1.0,
+    "batch_size": 4,
+    "max_epochs": 3,
+    "learning_rate": 0.005,
+    "num_workers": 0,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +47,7 @@ class LabelBundle:
         label_key: which key of the datalist holds the label.
         training: settings of the training that makes its first model.
         masks: whether it answers with a mask, and not with scores.
+        settings: of its inference, that its results are written as the tests read them.
     """
 
     name: str
@@ -38,6 +56,7 @@ class LabelBundle:
     label_key: str
     training: Mapping[str, Any] = field(default_factory=dict)
     masks: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def items(self, data: Path, section: str) -> list[tuple[Path, Any]]:
         """Images of a section, and their labels as the datalist has them; a mask's path is absolute."""
@@ -75,6 +94,26 @@ def radiograph_files(data: Path, folder: Path) -> None:
     nibabel.save(volume, folder / "volume.nii.gz")
 
 
+def hospital(folder: Path) -> Path:
+    """Eight abdomens on a coarse grid; the last ones, of the test section, are DICOM series too."""
+    write_volumes(str(folder), sites=1, patients_per_site=8, size=32, slices=8, seed=7, as_dicom=True)
+    return folder / "site_a"
+
+
+def volume_files(data: Path, folder: Path) -> None:
+    """A DICOM series, and a part of its volume as NIfTI: oblique, slices first and upside down, no spacings equal."""
+    item = json.loads((data / "datalist.json").read_text())["test"][0]
+    shutil.copytree(data / item["dicom"], folder / "series")
+    stored = nibabel.load(data / item["image"]).slicer[:, 2:]
+    oblique = np.eye(4)
+    oblique[:2, :2] = [[np.cos(0.2), -np.sin(0.2)], [np.sin(0.2), np.cos(0.2)]]
+    affine = oblique @ stored.affine @ np.diag([1.5, 1.0, 1.0, 1.0])
+    place = nibabel.orientations.axcodes2ornt("ILA")
+    turn = nibabel.orientations.ornt_transform(nibabel.io_orientation(affine), place)
+    turned = nibabel.Nifti1Image(stored.get_fdata().astype(np.int16), affine).as_reoriented(turn)
+    nibabel.save(turned, folder / "volume.nii.gz")
+
+
 LABEL_BUNDLES = (
     LabelBundle(
         name="cxr_classification",
@@ -90,5 +129,13 @@ LABEL_BUNDLES = (
         make_files=radiograph_files,
         label_key="lungs",
         training={**SMALL, **SHORT, "feature_size": 8},
+        settings={"output_format": "nifti"},
+    ),
+    LabelBundle(
+        name="sam_federated_segmentation",
+        make_data=hospital,
+        make_files=volume_files,
+        label_key="label",
+        training=SAM,
     ),
 )

@@ -110,7 +110,9 @@ class LabelServer:
         return _answer(requests.post(f"{self.url}{path}", timeout=120, **given))
 
     def infer(self, model: str, file: Path, output: str, **params: Any) -> requests.Response:
-        """Upload a file and have it answered, as `json` or as `image`."""
+        """Upload a file and have it answered, as `json` or as `image`; a DICOM series is named by its folder."""
+        if file.is_dir():
+            return self.post(f"/infer/{model}?image={file}&output={output}", data={"params": json.dumps(params)})
         with file.open("rb") as content:
             parts = {"file": (file.name, content), "params": (None, json.dumps(params))}
             return self.post(f"/infer/{model}?output={output}", files=parts)
@@ -121,6 +123,18 @@ class LabelServer:
                 f"{self.url}/datastore/image?image={file.stem}", files={"file": (file.name, content)}, timeout=60
             )
         return str(_answer(answer).json()["image"])
+
+    def forget_images(self) -> None:
+        """All of the data store, with their labels: a round of training takes whatever lies there."""
+        for image in self._images():
+            _answer(requests.delete(f"{self.url}/datastore/image?id={image}", timeout=60))
+        deadline = time.monotonic() + TASK_SECONDS
+        while self._images():  # the server learns it from the folder, a moment later
+            assert time.monotonic() < deadline, f"images stay:\n{self.tail()}"
+            time.sleep(0.2)
+
+    def _images(self) -> list[str]:
+        return list(self.get("/datastore/?output=all")["objects"])
 
     def add_label(self, image: str, name: str, content: bytes) -> None:
         place = f"{self.url}/datastore/label?image={image}&tag=final"

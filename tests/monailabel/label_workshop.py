@@ -51,9 +51,7 @@ class Workshop:
     def expected(self, bundle: LabelBundle, placed: Path, name: str) -> Path:
         """Where the command has written its results for the files, with the weights that lie in the bundle now."""
         output = self.folder / f"{bundle.name}_{name}"
-        settings: dict[str, Any] = {"dataset_dir": self.files(bundle)[0].parent, "num_workers": 0}
-        if bundle.masks:
-            settings["output_format"] = "nifti"
+        settings = {"dataset_dir": self.files(bundle)[0].parent, "num_workers": 0, **bundle.settings}
         finished(run_bundle(placed, "inference.json", self.folder, output_dir=output, **settings))
         return output
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from label_bundle import LABEL_BUNDLES, LabelBundle
+from label_workshop import Workshop
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 
@@ -31,8 +32,8 @@ def tracked(bundle: LabelBundle, configs: list[str], output_dir: Path, data: Pat
 
 
 @pytest.mark.parametrize("bundle", LABEL_BUNDLES, ids=lambda bundle: bundle.name)
-def test_losses_and_metrics_reach_mlflow(bundle: LabelBundle, tmp_path: Path) -> None:
-    data = bundle.make_data(tmp_path / "data")
+def test_losses_and_metrics_reach_mlflow(bundle: LabelBundle, workshop: Workshop, tmp_path: Path) -> None:
+    data = workshop.data(bundle)
     output_dir = tmp_path / "trained"
     found = tracked(bundle, ["train.json"], output_dir, data, **{**bundle.training, "max_epochs": 1})
     assert "train_loss" in found

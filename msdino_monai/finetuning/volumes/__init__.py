@@ -15,7 +15,7 @@ from msdino_monai.finetuning.volumes.network import (
     write_adapter,
 )
 from msdino_monai.finetuning.volumes.plane import FitPlaned
-from msdino_monai.finetuning.volumes.prediction import SaveVolumed, VolumePredictions
+from msdino_monai.finetuning.volumes.prediction import SaveVolumed, ToViewerGridd, VolumePredictions
 from msdino_monai.finetuning.volumes.schedule import warmup_polynomial
 from msdino_monai.finetuning.volumes.stack import RandStackd, TrainingStacks
 from msdino_monai.finetuning.volumes.task import VolumeClasses
@@ -28,6 +28,7 @@ __all__ = [
     "RandStackd",
     "SaveVolumed",
     "StackInferer",
+    "ToViewerGridd",
     "TrainedWeights",
     "TrainingStacks",
     "VolumeCard",

@@ -13,7 +13,8 @@ import numpy as np
 from ignite.engine import Engine
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.transforms import SaveImaged
+from monai.transforms import MapTransform, SaveImaged
+from monai.utils import MetaKeys
 
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning.segmentation.prediction import Predictions, without_suffix
@@ -76,6 +77,23 @@ class SaveVolumed(SaveImaged):
         short = volume.name if volume.is_dir() else without_suffix(volume.name)
         unique = self._short[volume.parent][without_suffix(volume.name).casefold()] <= 1
         return PurePosixPath(relative).with_name(f"{short if unique else volume.name}_mask").as_posix()
+
+
+class ToViewerGridd(MapTransform):
+    """Notes in the image's meta, in plain numbers, the shape of its mask (1, X, Y, Z) on the image's own grid.
+
+    MONAI Label compares the two with numpy before it writes a mask, and fails on a tensor.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image") -> None:
+        super().__init__(keys)
+        self.image_key = image_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        noted = dict(data)
+        for key in self.key_iterator(noted):
+            noted[self.image_key].meta[MetaKeys.SPATIAL_SHAPE] = tuple(noted[key].shape[1:])
+        return noted
 
 
 def encode_nifti(mask: MetaTensor) -> bytes:

@@ -184,7 +184,8 @@ def bundle_parts(folder: Path) -> ConfigParser:
 def measure_stages(pngs: Sequence[Path], folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds per image of each stage on one thread; one round is a shard, its commit and fsyncs included."""
     parser = bundle_parts(folder)
-    load, patient, augment = parser.get_parsed_content("preprocessing").transforms
+    load, patient = parser.get_parsed_content("load").transforms
+    augment = parser.get_parsed_content("preprocessing").transforms[-1]
     network, defences = parser.get_parsed_content("network"), parser.get_parsed_content("defences")
     description = ExportDescription(
         "benchmark", network.describe(), network.num_tokens, network.embedding_dim, defences.kept_tokens(196)

@@ -90,16 +90,22 @@ def look_at(page: Path, folder: Path, widths: tuple[int, ...] = (360, 1200)) -> 
     )
     (folder / "frames.html").write_text(_FRAMES % (len(widths), frames), encoding="utf-8")
     log = folder / "net.json"
-    dom = run(
-        browser,
-        folder,
-        "--virtual-time-budget=20000",
-        f"--window-size={max(widths) + 100},900",
-        f"--log-net-log={log}",
-        "--dump-dom",
-        f"file://{folder / 'frames.html'}",
-    )
-    found = re.search(r'<pre id="found">(.+?)</pre>', dom, re.DOTALL)
+    for budget in (
+        20_000,
+        60_000,
+        180_000,
+    ):  # its clock runs ahead of a busy machine, and ends before pictures are there
+        dom = run(
+            browser,
+            folder,
+            f"--virtual-time-budget={budget}",
+            f"--window-size={max(widths) + 100},900",
+            f"--log-net-log={log}",
+            "--dump-dom",
+            f"file://{folder / 'frames.html'}",
+        )
+        if found := re.search(r'<pre id="found">(.+?)</pre>', dom, re.DOTALL):
+            break
     assert found, f"Chromium showed nothing: {dom[:500]}"
     views = [View(**each) for each in json.loads(unescape(found[1]))]
     return Sight(sorted(views, key=lambda view: view.width), _requests(log))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from msdino_monai.errors import UserError
-from msdino_monai.federated.selection import check_tensors
+from msdino_monai.federated.selection import check_tensors, check_weights
 from msdino_monai.federated.transport import plus, tensor_bytes, unpack
 
 Tensors = Mapping[str, torch.Tensor]
@@ -42,13 +42,18 @@ class Answer:
         }
 
 
-def read_answer(message: Any, work: str, transport: str, expected: Tensors, held: Tensors) -> Answer:
+def read_answer(message: Any, number: int, work: str, transport: str, expected: Tensors, held: Tensors) -> Answer:
     """An answer from a message nobody has checked; a site can break nothing but its own part in the round."""
-    report: Mapping[str, Any] = message.meta.get("msdino") or {}
+    given = message.meta.get("msdino")
+    report: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
     held_round, received = _whole(report.get("held"), -1), _whole(report.get("received"), 0)
+    content = b""
     try:
         if report.get("error"):
             raise UserError(str(report["error"])[:500].rstrip("."))
+        if report.get("round") != number:
+            raise UserError(f"its report is of round {report.get('round')!r}, not {number}")
+        seconds = _metric(report.get("seconds")) or 0.0
         metrics = {str(name): _metric(value) for name, value in dict(report["metrics"]).items()}
         images, validation_images = _whole(report["images"], 0), _whole(report["validation_images"], 0)
         content = bytes(message.params["tensors"])
@@ -59,18 +64,19 @@ def read_answer(message: Any, work: str, transport: str, expected: Tensors, held
             tensors = unpack(content, transport)
             check_tensors(tensors, expected)
             tensors = tensors if transport == "fp32" else plus(held, tensors)
-    except (UserError, KeyError, TypeError, ValueError) as error:
+            check_weights(tensors, expected)
+    except Exception as error:  # whatever it is, the other sites go on
         line = str(error) if isinstance(error, UserError) else f"its answer cannot be read ({error!r})"
-        return Answer(held=held_round, received=received, error=line)
+        return Answer(held=held_round, received=received, tensor_bytes=_tensor_bytes(content), error=line[:600])
     return Answer(
         tensors,
         images,
         validation_images,
         metrics,
-        float(report.get("seconds", 0.0)),
+        seconds,
         held_round,
         received,
-        tensor_bytes(content) if content else 0,
+        _tensor_bytes(content),
         _whole(report.get("peak_memory_bytes"), 0),
     )
 
@@ -85,8 +91,14 @@ def mean_metrics(answers: Mapping[str, Answer]) -> dict[str, float]:
             if (value := answer.metrics.get(name)) is not None
         ]
         if total := sum(weight for _, weight in pairs):
-            means[name] = sum(value * weight for value, weight in pairs) / total
+            means[name] = sum(value * (weight / total) for value, weight in pairs)
     return means
+
+
+def _tensor_bytes(content: bytes) -> int:
+    """Of bytes that may be no tensors at all."""
+    count = tensor_bytes(content) if content else 0
+    return count if count >= 0 else len(content)
 
 
 def _metric(value: Any) -> float | None:
@@ -94,4 +106,4 @@ def _metric(value: Any) -> float | None:
 
 
 def _whole(value: Any, otherwise: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else otherwise

@@ -13,13 +13,21 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from msdino_monai.errors import UserError
+from msdino_monai.federated.error import ShareableError
 from msdino_monai.federated.memory import peak_memory_bytes
 from msdino_monai.federated.plan import BUNDLE_FOLDER, Plan, read_plan
-from msdino_monai.federated.selection import check_tensors
+from msdino_monai.federated.selection import check_tensors, check_weights
 from msdino_monai.federated.site import Site
 from msdino_monai.federated.transport import minus, pack, plus, unpack, zeros
-from msdino_monai.federated.workplace import build_site, data_folder, said_to_others, site_folder, site_settings
+from msdino_monai.federated.workplace import (
+    build_site,
+    data_folder,
+    keep_errors_here,
+    plays_all_sites,
+    said_to_others,
+    site_folder,
+    site_settings,
+)
 from msdino_monai.vault.atomic import make_folder, remove_files, write_file
 
 _log = logging.getLogger(__name__)
@@ -35,6 +43,7 @@ class Member:
     def __init__(self, plan: Plan, name: str, bundle: Path, folder: Path) -> None:
         self.plan, self.name, self.bundle, self.folder = plan, name, bundle, folder
         self._site: Site | None = None
+        self._spoilt = False
         self._held: dict[str, torch.Tensor] | None = None
         self._held_round = 0
 
@@ -43,17 +52,24 @@ class Member:
         try:
             return self._answer(content, request)
         except Exception as error:
+            self._spoilt = True
             _log.exception("Round %s failed at %s.", request.get("round"), self.name)
             return b"", {"error": said_to_others(error), "held": self._held_round, "round": request.get("round")}
 
     def close(self) -> None:
-        if self._site is not None:
-            self._site.finish()
+        site, self._site = self._site, None
+        if site is not None:
+            site.finish()
 
     def _answer(self, content: bytes, request: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
         started = time.perf_counter()
         round_number, transport = int(request["round"]), self.plan.transport
+        if self._spoilt:
+            self.close()  # a trainer that has raised does nothing at its next run
         site = self._site = self._site or self._ready()
+        self._spoilt = False
+        if round_number == 1:
+            self._remove_residuals()  # of a federation that has been here before
         held = self._receive(site, content, request)
         metrics = site.validate(held)
         report = {
@@ -70,6 +86,7 @@ class Member:
                 data, _ = pack(trained, transport)
             else:
                 wanted = plus(minus(trained, held), self._kept_back(round_number, held))
+                check_weights(wanted, held)  # what is kept back would spoil the next round too
                 data, sent = pack(wanted, transport)
                 self._keep_back(round_number + 1, minus(wanted, sent))
         return data, {
@@ -87,17 +104,24 @@ class Member:
             **site_settings(),
         }
         make_folder(self.folder)
-        site = build_site(self.bundle, data_folder(self.name), self.folder, settings)
+        data = data_folder(self.name)
+        if "datalist" not in settings and not (data / "datalist.json").is_file():
+            raise ShareableError("this site has no datalist.json; put it into the folder of its data.")
+        site = build_site(self.bundle, data, self.folder, settings)
         if site.images < 1:
-            raise UserError("this site has no training images; correct its datalist.json.")
+            raise ShareableError("this site has no training images; correct its datalist.json.")
         if (base := site.base()) != self.plan.base:
-            raise UserError(
+            raise ShareableError(
                 f"the frozen base here is another one ({base[:12]}, not {self.plan.base[:12]}); "
                 "give every site the same checkpoint and settings."
             )
         ours, theirs = (json.loads(json.dumps(each)) for each in (site.agreement, self.plan.agreement))
         if ours != theirs:
-            raise UserError(f"this site's data means something else ({ours}, not {theirs}); correct its datalist.json.")
+            _log.error("This site's data means %s, the job's %s.", ours, theirs)  # ours may not leave the site
+            names = ", ".join(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+            raise ShareableError(
+                f"this site's data means something else: it differs in {names}; correct its datalist.json."
+            )
         return site
 
     def _receive(self, site: Site, content: bytes, request: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -109,7 +133,7 @@ class Member:
             update = unpack(content, self.plan.transport)
             before = self._held if self._held is not None else zeros(own)
             if request["base"] != self._held_round:
-                raise UserError(
+                raise ShareableError(
                     f"this site holds round {self._held_round}, not {request['base']}; it is sent all next."
                 )
             check_tensors(update, own)
@@ -128,7 +152,11 @@ class Member:
 
     def _keep_back(self, round_number: int, residual: Mapping[str, torch.Tensor]) -> None:
         write_file(self._residual(round_number), safetensors.torch.save(dict(residual)), private=True)
-        remove_files(sorted(self.folder.glob("residual_*.safetensors"))[:-2])
+        self._remove_residuals(round_number - 1, round_number)
+
+    def _remove_residuals(self, *spared: int) -> None:
+        kept = {self._residual(number) for number in spared}
+        remove_files([path for path in self.folder.glob("residual_*.safetensors") if path not in kept])
 
     def _residual(self, round_number: int) -> Path:
         return self.folder / f"residual_{round_number:05d}.safetensors"
@@ -141,9 +169,11 @@ def run(custom: Path) -> None:
 
     from msdino_monai.federated.traffic import counters
 
+    if not plays_all_sites():
+        keep_errors_here()
     flare.init()
     plan, name = read_plan(custom), str(flare.get_site_name())
-    folder = site_folder(name, custom.parents[2]) / "training"
+    folder = site_folder(name, custom.parents[2]) / "training" / plan.digest()[:16]  # a site may join many federations
     member = Member(plan, name, custom / BUNDLE_FOLDER, folder)
     try:
         while flare.is_running():

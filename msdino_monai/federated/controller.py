@@ -94,6 +94,7 @@ class FederationController(ModelController):
         if (found := self.ledger.newest()) is not None:
             done, self.tensors, self.held, report = found
             self.report = {**self.report, **report, "stopped": None, "aborted": False, "complete": False}
+            self.report["traffic"] = max(report["traffic"], self.ledger.read_report().get("traffic", []), key=len)
             self._holding = dict.fromkeys(self.plan.sites, -1)  # new processes hold nothing
             if not report["history"] or report["history"][-1]["round"] != done:
                 raise UserError(f"the state in {self.ledger.folder} contradicts itself; remove its state folder.")
@@ -112,7 +113,6 @@ class FederationController(ModelController):
     def _round(self, number: int) -> None:
         started = time.perf_counter()
         answers = self._exchange(number, "train")
-        self._judge(number - 1, answers)
         good = {name: answer for name, answer in answers.items() if answer.tensors is not None}
         entry: dict[str, Any] = {
             "round": number,
@@ -136,6 +136,7 @@ class FederationController(ModelController):
             self.tensors,
         )
         check_tensors(merged, self.tensors)
+        self._judge(number - 1, answers)
         self.tensors = merged
         if self.plan.keep_updates:
             self.ledger.write_update(number, "aggregated", merged)
@@ -201,8 +202,7 @@ class FederationController(ModelController):
         name = str(answer.meta["client_name"])
         with self._arrived:
             expected = self._outstanding.pop(name, None)
-            report = answer.meta.get("msdino") or {}
-            if expected is not None and report.get("round") == expected and name in self._waiting:
+            if expected is not None and name in self._waiting:
                 self._answers[name] = answer
             else:
                 self._holding[name] = -1
@@ -261,7 +261,7 @@ class FederationController(ModelController):
             if isinstance(said_by, str):
                 answers[name] = Answer(error=said_by)
             else:
-                answers[name] = read_answer(said_by, work, self.plan.transport, self.tensors, self.held)
+                answers[name] = read_answer(said_by, number, work, self.plan.transport, self.tensors, self.held)
             self._holding[name] = number if answers[name].held == number else -1
             if answers[name].error:
                 self.warning(f"Round {number}: {name} is left out: {answers[name].error}")
@@ -275,6 +275,8 @@ class FederationController(ModelController):
         self.report.setdefault("validation", [])
         self.report["validation"] = [each for each in self.report["validation"] if each["round"] != number] + [entry]
         score, best = mean.get(self.plan.key_metric), self.report["best"]
+        if sum(answer.error is None for answer in answers.values()) < self.plan.min_sites:
+            return  # the mean of a few easy sites is no measure
         if number > 0 and score is not None and (best is None or score > best["score"]):
             self._keep(number, score)
 
@@ -298,6 +300,8 @@ class FederationController(ModelController):
             rows.append(traffic.row(number, name, "to_server", answer.tensor_bytes, wire))
 
     def _write_reports(self) -> None:
+        if self.report["best"] is not None:
+            self.ledger.deliver_best(self.report["best"]["round"])
         self.ledger.write_report(self.report)
         rows = self.report["traffic"]
         self.ledger.write_report({"rows": rows, "summary": traffic.summary(rows)}, TRAFFIC_FILE)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +17,24 @@ from typing import Any
 from msdino_monai.federated.ledger import Ledger
 from msdino_monai.federated.plan import Plan
 from msdino_monai.federated.progress import print_round
+
+
+@contextmanager
+def orderly_end() -> Iterator[None]:
+    """Make SIGTERM an exit like any other, so that the processes of a run end with it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hears of signals in the main thread only
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would end the tidying up
+        sys.exit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

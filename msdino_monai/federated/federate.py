@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 
 from msdino_monai.errors import UserError
 from msdino_monai.federated.aggregation import has_pairs
-from msdino_monai.federated.execution import follow, processes, reason, simulator, threads
+from msdino_monai.federated.execution import follow, orderly_end, processes, reason, simulator, threads
 from msdino_monai.federated.ledger import Ledger
 from msdino_monai.federated.plan import Plan
 from msdino_monai.federated.progress import print_end
@@ -27,6 +27,7 @@ from msdino_monai.federated.workplace import (
     FEDERATION_DIR,
     SITES_DIR,
     build_site,
+    configs_hash,
     known_settings,
     read_settings,
     said,
@@ -34,6 +35,7 @@ from msdino_monai.federated.workplace import (
 from msdino_monai.flags import as_flag
 from msdino_monai.vault.atomic import Lock, make_folder
 
+_TAKEN = ("server", "localhost", "aggregated")  # FLARE's server, that of a POC, and the result beside the updates
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
@@ -104,7 +106,7 @@ def federate(
         )
         site = _coordinator(root, data, draft, output)
         initial = site.tensors()
-        plan = _completed(draft, site, initial, strategy)
+        plan = _completed(draft, site, initial, strategy, configs_hash(root))
         if collect:
             _write_model(site, _collected(Path(collect).expanduser(), initial), output / "global")
             print(f"The global model: {output / 'global'}")
@@ -130,7 +132,7 @@ def _run(
 
         job = export_job(plan, initial, bundle, work / "job", env)
         runner = simulator if env == "sim" else processes
-        with runner(plan, job, work, environment) as alive:
+        with orderly_end(), runner(plan, job, work, environment) as alive:
             follow(ledger, alive, started)
         report = ledger.read_report()
         if not report.get("complete") or report.get("started", 0) < started:
@@ -187,10 +189,11 @@ def _coordinator(bundle: Path, data: Path, plan: Plan, output: Path) -> Site:
     raise UserError(f"the bundle cannot be built on {data}: {said(first)}" if first else "there is no site.") from first
 
 
-def _completed(plan: Plan, site: Site, initial: Mapping[str, torch.Tensor], strategy: str | None) -> Plan:
+def _completed(plan: Plan, site: Site, initial: Mapping[str, torch.Tensor], strategy: str | None, configs: str) -> Plan:
     content = {
         **vars(plan),
         "base": site.base(),
+        "configs": configs,
         "agreement": site.agreement,
         "key_metric": site.key_metric,
         "strategy": strategy or ("flap" if has_pairs(initial) else "fedavg"),
@@ -205,7 +208,7 @@ def _site_names(data: Path, given: str | None) -> tuple[str, ...]:
         names = [name.strip() for name in given.split(",")]
     else:
         names = sorted(folder.name for folder in data.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    wrong = [name for name in names if not _NAME.fullmatch(name) or name.lower() == "server"]
+    wrong = [name for name in names if not _NAME.fullmatch(name) or name.lower() in _TAKEN]
     if wrong or not names or len({*names}) < len(names):
         what = f"{wrong[0]!r} cannot be a site's name" if wrong else f"there are no sites in {data}, or two of one name"
         raise UserError(f"{what}; use letters, digits, - and _, each name once.")
@@ -248,18 +251,30 @@ def _value(text: str) -> Any:
 
 
 def _whole_path(value: Any) -> Any:
-    """Sites run in other folders than the one the path was typed in."""
-    if isinstance(value, str) and value and not value.startswith(("@", "$", "%")) and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
-    return value
+    """Sites run in other folders than the one a path was typed in; a bare word is no path, even if it exists."""
+    if not isinstance(value, str) or value.startswith(("@", "$", "%")):
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if ("/" in value or path.suffix) and path.exists() else value
 
 
 def _refuse_own_paths(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
-        if isinstance(value, str) and Path(value).is_absolute():
+        if own := next(_own_paths(value), None):
             raise UserError(
-                f"{name}={value} is a path on this machine; let each site set {name} in its own settings file."
+                f"{name}={own} is a path on this machine; let each site set {name} in its own settings file."
             )
+
+
+def _own_paths(value: Any) -> Iterator[str]:
+    """Absolute paths, however deep; in an expression those in quotes."""
+    if isinstance(value, str):
+        words = re.findall(r"""["']([/~][^"']+)["']""", value) if value.startswith("$") else [value]
+        yield from (word for word in words if word.startswith(("/", "~")))
+    elif isinstance(value, Mapping):
+        yield from (path for each in value.values() for path in _own_paths(each))
+    elif isinstance(value, list):
+        yield from (path for each in value for path in _own_paths(each))
 
 
 def _job_name(text: str) -> str:

@@ -25,7 +25,7 @@ class Ledger:
     """The rounds of one federation in one folder.
 
     A round is one file: global tensors, what the sites hold of them, and the report so far. It is written whole or not
-    at all; the best global tensors and the report for people come after it and are made again from it.
+    at all; the best global tensors and the report for people follow what it says.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -62,9 +62,18 @@ class Ledger:
         data = safetensors.torch.save(content, {"round": json.dumps(meta)})
         write_file(self.folder / "state" / f"round_{number:05d}.safetensors", data, private=True)
         remove_files(self._files()[:-2])
+        if report.get("best"):
+            best = self._best(report["best"]["round"])
+            remove_files([path for path in best.parent.glob("best_*.safetensors") if path != best])
 
     def write_best(self, tensors: Tensors, number: int) -> None:
-        write_file(self.folder / BEST_FILE, safetensors.torch.save(tensors, {"round": str(number)}))
+        """Keep a candidate; it is the best once a report says so."""
+        make_folder(self.folder / "state")
+        write_file(self._best(number), safetensors.torch.save(tensors, {"round": str(number)}))
+
+    def deliver_best(self, number: int) -> None:
+        """The best global tensors, where people look for them."""
+        write_file(self.folder / BEST_FILE, read_file(self._best(number)))
 
     def read_best(self) -> Tensors:
         return safetensors.torch.load(read_file(self.folder / BEST_FILE))
@@ -82,6 +91,9 @@ class Ledger:
     def read_report(self) -> dict[str, Any]:
         path = self.folder / REPORT_FILE
         return dict(json.loads(path.read_text())) if path.exists() else {}
+
+    def _best(self, number: int) -> Path:
+        return self.folder / "state" / f"best_{number:05d}.safetensors"
 
     def _files(self) -> list[Path]:
         return sorted((self.folder / "state").glob("round_*.safetensors"))

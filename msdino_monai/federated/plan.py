@@ -35,6 +35,7 @@ class Plan:
         min_sites: with fewer good answers in a round the federation stops.
         settings: the bundle's settings.
         base: the hash of all that does not travel, and `agreement` what else must be the same at all sites.
+        configs: the hash of the bundle's own configs.
         key_metric: chooses the best global model.
         keep_updates: whether the server keeps every site's tensors of every round.
         round_timeout: seconds a round waits for its last site; 0 waits as long as the site is heard of.
@@ -52,6 +53,7 @@ class Plan:
     min_sites: int = 1
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     base: str = ""
+    configs: str = ""
     agreement: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     key_metric: str = ""
     keep_updates: bool = False
@@ -61,6 +63,8 @@ class Plan:
     def __post_init__(self) -> None:
         check_whole_numbers(1, rounds=self.rounds, local_epochs=self.local_epochs, min_sites=self.min_sites)
         check_shares(round_timeout=self.round_timeout, silent_after=self.silent_after)
+        if self.silent_after < 1:
+            raise UserError(f"--silent_after must be at least 1 second, got {self.silent_after!r}.")
         _check_choice("strategy", self.strategy, STRATEGIES)
         _check_choice("transport", self.transport, TRANSPORTS)
         if self.min_sites > len(self.sites):

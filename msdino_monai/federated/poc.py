@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -60,7 +61,17 @@ def provision(folder: Path, sites: Sequence[str], port: int) -> Path:
     project["builders"] = _BUILDERS
     with contextlib.redirect_stdout(sys.stderr):
         Provisioner(str(folder), prepare_builders(project)).provision(prepare_project(project))
-    return max((folder / "federation").glob("prod_*"))
+    kits = max((folder / "federation").glob("prod_*"))
+    _keep_own_jobs(kits / SERVER)
+    return kits
+
+
+def _keep_own_jobs(server: Path) -> None:
+    """By default all FLARE servers of a machine store jobs in one folder, and take each other's."""
+    local = server / "local"
+    resources = (local / "resources.json.default").read_text(encoding="utf-8")
+    own = json.dumps(str(server / "storage"))[1:-1]
+    (local / "resources.json").write_text(resources.replace("/tmp/nvflare", own), encoding="utf-8")  # noqa: S108 (theirs)
 
 
 class Processes:

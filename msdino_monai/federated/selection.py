@@ -10,9 +10,10 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from msdino_monai.errors import UserError
+from msdino_monai.federated.error import ShareableError
 
 Tensors = Mapping[str, torch.Tensor]
+_LARGEST = 1e15  # products of two such numbers, summed, still fit into a float32
 
 
 def freeze_others(network: nn.Module, pattern: str | None) -> None:
@@ -22,7 +23,7 @@ def freeze_others(network: nn.Module, pattern: str | None) -> None:
     try:
         wanted = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"--trainable {pattern!r} is no regular expression: {error}.") from None
+        raise ShareableError(f"--trainable {pattern!r} is no regular expression: {error}.") from None
     for name, parameter in network.named_parameters():
         if not wanted.search(name):
             parameter.requires_grad_(False)
@@ -38,7 +39,7 @@ def travelling(network: nn.Module) -> dict[str, torch.Tensor]:
                 if (statistic := getattr(module, name)) is not None:
                     found[f"{path}.{name}" if path else name] = statistic
     if not found:
-        raise UserError("nothing is trained, so nothing can be federated; give another --trainable pattern.")
+        raise ShareableError("nothing is trained, so nothing can be federated; give another --trainable pattern.")
     return found
 
 
@@ -67,7 +68,15 @@ def check_tensors(tensors: Tensors, expected: Tensors) -> None:
     if not lines:
         lines = [f"{name} is not finite" for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if lines:
-        raise UserError("; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else ""))
+        raise ShareableError("; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else ""))
+
+
+def check_weights(tensors: Tensors, expected: Tensors) -> None:
+    """Refuse what `check_tensors` does, and numbers so large that the average of the sites would overflow."""
+    check_tensors(tensors, expected)
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.abs().max() > _LARGEST:
+            raise ShareableError(f"{name} is too large to be a weight; its training diverged")
 
 
 def base_hash(network: nn.Module) -> str:

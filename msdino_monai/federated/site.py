@@ -18,7 +18,7 @@ from monai.utils import CommonKeys
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from msdino_monai.errors import UserError
+from msdino_monai.federated.error import ShareableError
 from msdino_monai.federated.selection import base_hash, copy_in, copy_out, freeze_others
 
 Tensors = Mapping[str, torch.Tensor]
@@ -89,7 +89,8 @@ class Site:
         self.evaluator.run()
         metrics = {name: _number(value) for name, value in self.evaluator.state.metrics.items()}
         if self.key_metric not in metrics:
-            raise UserError(f"the evaluator has no {self.key_metric!r}, but {', '.join(metrics)}; name one of them.")
+            names = ", ".join(metrics)
+            raise ShareableError(f"the evaluator has no {self.key_metric!r}, but {names}; name one of them.")
         return {name: value for name, value in metrics.items() if value is None or math.isfinite(value)}
 
     def train(self, tensors: Tensors, round_number: int) -> dict[str, torch.Tensor]:

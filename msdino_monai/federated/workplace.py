@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from msdino_monai.errors import UserError
+from msdino_monai.federated.error import ShareableError
 from msdino_monai.federated.site import Site
+from msdino_monai.vault.atomic import hash_file
 
 # One machine that plays all sites sets the first two, a hospital the others.
 SITES_DIR = "MSDINO_SITES_DIR"
@@ -32,7 +34,7 @@ def data_folder(site: str) -> Path:
     elif shared := os.environ.get(SITES_DIR):
         folder = Path(shared) / site
     else:
-        raise UserError(f"this site does not say where its data is; set {DATASET_DIR} for its FLARE client.")
+        raise ShareableError(f"this site does not say where its data is; set {DATASET_DIR} for its FLARE client.")
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; correct {DATASET_DIR} at the site.")
     return folder.resolve()
@@ -78,6 +80,11 @@ def bundle_configs(bundle: Path) -> list[str]:
     return list(map(str, paths))
 
 
+def configs_hash(bundle: Path) -> str:
+    """The sha256 of the bundle's own configs, whose values no setting shows."""
+    return hashlib.sha256("".join(hash_file(Path(path)) for path in bundle_configs(bundle)).encode()).hexdigest()
+
+
 def known_settings(bundle: Path) -> list[str]:
     """The top-level names a user may set."""
     return [
@@ -107,18 +114,42 @@ def build_site(bundle: Path, dataset_dir: Path, output_dir: Path, settings: Mapp
     return site
 
 
+def plays_all_sites() -> bool:
+    """Whether this machine is a simulation; otherwise a hospital's secrets are at stake."""
+    return bool(os.environ.get(SITES_DIR)) and not os.environ.get(DATASET_DIR)
+
+
+def keep_errors_here() -> None:
+    """Leave a site's `error_log.txt` empty, because FLARE sends it to the server; `log.txt` has the same lines."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).name == "error_log.txt":
+            handler.addFilter(lambda _: False)
+
+
 def said_to_others(error: BaseException) -> str:
-    """What a site tells the server: a path can hold a patient's name, so a hospital's own stay in its own log."""
-    line = said(error)
-    return re.sub(r"\S*/\S+", "<path>", line) if os.environ.get(DATASET_DIR) else line
+    """What a site tells the server. Any line may hold a patient's name, so a hospital sends those written to travel.
+
+    One machine that plays all sites keeps nothing from itself.
+    """
+    cause = _cause(error)
+    if plays_all_sites() or isinstance(cause, ShareableError):
+        return said(error)
+    return f"{type(cause).__name__} at this site; the whole line is in its own log"
 
 
 def said(error: BaseException) -> str:
-    """What went wrong in one line: the sentence meant for the user, or the first cause, however deep MONAI hid it."""
+    """What went wrong in one line."""
+    cause = _cause(error)
+    line = " ".join(str(cause).split())
+    return line if isinstance(cause, UserError) else f"{type(cause).__name__}: {line[:300]}"
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The sentence meant for the user, or else the first cause, however deep MONAI hid it."""
     cause: BaseException | None = error
     while cause is not None:
         error = cause
         if isinstance(error, UserError):
-            return " ".join(str(error).split())
+            break
         cause = error.__cause__ or error.__context__
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return error

@@ -31,12 +31,15 @@ def main(job: Path, data: Path, folder: Path) -> None:
             identity = opened.submit_job(str(job))
             while not str(opened.get_job_meta(identity)["status"]).startswith("FINISHED"):
                 time.sleep(0.5)
+            meta = opened.get_job_meta(identity)
+            if meta["status"] == "FINISHED:FAILED_TO_RUN":
+                sys.exit(f"not run: {meta.get('job_deploy_detail')}")
             result = Path(opened.download_job_result(identity, str(folder / "download")))
             found = next(path.with_name("federated.json") for path in result.rglob("traffic.json"))
             log = processes.log("stranger").read_text()
             refusals = re.findall(r"[^\n]*(?:certificate|SSL)[^\n]*", log, re.IGNORECASE)
             answer = {
-                "status": opened.get_job_meta(identity)["status"],
+                "status": meta["status"],
                 "joined": joined(opened),
                 "stranger": refusals[0] if refusals else "",
                 "report": json.loads(found.read_text()),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from small_bundle import write_bundle, write_sites
 
 from msdino_monai.__main__ import main
 from msdino_monai.errors import UserError
-from msdino_monai.federated.federate import federate
-from msdino_monai.federated.workplace import said_to_others
+from msdino_monai.federated.error import ShareableError
+from msdino_monai.federated.federate import _refuse_own_paths, _settings, federate
+from msdino_monai.federated.plan import read_plan
+from msdino_monai.federated.workplace import keep_errors_here, said_to_others
 from msdino_monai.vault.atomic import Lock
 
 
@@ -53,6 +56,9 @@ def refused(capsys: pytest.CaptureFixture[str], place: dict[str, Any], **flags: 
         ({"trainable": "lora_("}, "is no regular expression"),
         ({"output_dir": None}, "missing --output_dir"),
         ({"sites": "a,server"}, "'server' cannot be a site's name"),
+        ({"sites": "a,localhost"}, "'localhost' cannot be a site's name"),
+        ({"sites": "Aggregated"}, "'Aggregated' cannot be a site's name"),
+        ({"silent_after": 0}, "--silent_after must be at least 1 second, got 0"),
         ({"sites": "a,a"}, "each name once"),
         ({"sites": "a b"}, "letters, digits"),
         ({"set": "widht=3"}, "'widht' is no setting of small_bundle"),
@@ -120,8 +126,57 @@ def test_result_of_a_production_server_becomes_the_bundles_model(place: dict[str
     assert model["head.bias"].tolist() == [7, 7, 7]
 
 
-def test_hospital_keeps_its_paths_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = UserError("/data/Doe^Jane/1.dcm is missing; copy it again")
+def test_hospital_sends_only_sentences_written_to_travel(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = UserError("datalist has patient Doe^Jane 1951-03-04 twice; correct it")
+    monkeypatch.setenv("MSDINO_SITES_DIR", "/data")
     assert said_to_others(error) == str(error)  # one machine that plays all sites
     monkeypatch.setenv("MSDINO_DATASET_DIR", "/data")
-    assert said_to_others(error) == "<path> is missing; copy it again"
+    assert said_to_others(error) == "UserError at this site; the whole line is in its own log"
+    assert said_to_others(ShareableError("head.bias is not finite")) == "head.bias is not finite"
+
+
+def test_log_that_flare_sends_away_stays_empty_at_a_hospital(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logs = [tmp_path / "log.txt", tmp_path / "error_log.txt"]
+    handlers = [logging.FileHandler(path) for path in logs]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    keep_errors_here()
+    logging.getLogger("ignite").error("Doe^Jane.dcm is missing")
+    for handler in handlers:
+        handler.close()
+    assert [path.read_text() for path in logs] == ["Doe^Jane.dcm is missing\n", ""]
+
+
+def test_edited_config_is_another_federation(place: dict[str, Any], tmp_path: Path) -> None:
+    plans = []
+    for rate in ("0.02", "0.9"):
+        config = Path(place["bundle"]) / "configs" / "train.json"
+        config.write_text(config.read_text().replace('"learning_rate": 0.02', f'"learning_rate": {rate}'))
+        assert federate(**place, export_job=str(tmp_path / rate)) == 0
+        plans.append(read_plan(tmp_path / rate / "small_bundle" / "app_server" / "custom"))
+    assert plans[0].settings == plans[1].settings
+    assert plans[0].digest() != plans[1].digest()
+
+
+def test_word_stays_a_word_where_a_folder_is_called_so(
+    place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "base.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    bundle = Path(place["bundle"])
+    assert _settings(bundle, "fault=tiny") == {"fault": "tiny"}
+    assert _settings(bundle, "fault=./tiny") == {"fault": str(tmp_path / "tiny")}
+    assert _settings(bundle, "fault=base.pth") == {"fault": str(tmp_path / "base.pth")}
+
+
+@pytest.mark.parametrize(
+    "value", [["a", "/home/me/x.pth"], {"a": [{"b": "~/x.pth"}]}, "$torch.load('/home/me/x.pth')", "~/x.pth"]
+)
+def test_paths_deep_in_settings_do_not_go_into_a_job(value: Any) -> None:
+    with pytest.raises(UserError, match=r"fault=.*x\.pth is a path on this machine"):
+        _refuse_own_paths({"fault": value})
+
+
+@pytest.mark.parametrize("value", ["tiny", 3, ["a/b"], "$@width / 2", "$'a/b'.rpartition('/')", None])
+def test_settings_without_paths_go_into_a_job(value: Any) -> None:
+    _refuse_own_paths({"fault": value})

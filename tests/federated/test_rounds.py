@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
@@ -13,7 +14,8 @@ from loopback import Federation, Loopback
 from small_bundle import SITES
 
 from msdino_monai.federated.aggregation import fedavg, flap
-from msdino_monai.federated.ledger import REPORT_FILE
+from msdino_monai.federated.client import Member
+from msdino_monai.federated.ledger import BEST_FILE, REPORT_FILE
 
 
 @pytest.fixture
@@ -164,3 +166,62 @@ def test_site_without_data_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
     entry = report(done)["history"][0]
     assert entry["aggregated"] == 2
     assert entry["sites"]["hospital_b"]["error"]
+
+
+def test_best_follows_the_report_over_a_stopped_round(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"hospital_a": [0.1, 0.6, 0.7, 0.6], "hospital_b": [0.1, 0.5, 0.2, 0.3], "hospital_c": [0.1, 0.5, 0.2, 0.3]}
+    original, first = Member.answer, True
+
+    def answer(self: Member, content: bytes, request: dict) -> tuple[bytes, dict]:
+        data, told = original(self, content, request)
+        if first and request["round"] == 3 and self.name != "hospital_a":
+            return b"", {"error": "disk full", "held": 3, "round": 3}
+        return data, {**told, "metrics": {"accuracy": seen[self.name][request["round"] - 1]}}
+
+    monkeypatch.setattr(Member, "answer", answer)
+    plan = federation.plan()
+    stopped = federation.run(plan, monkeypatch=monkeypatch)
+    assert "round 3: 1 of 3 sites" in stopped.panicked
+    assert report(stopped)["best"]["round"] == 1  # what hospital_a alone says of round 2 does not count
+    rows = report(stopped)["traffic"]
+    first = False
+    done = federation.run(plan, monkeypatch=monkeypatch)
+    assert report(done)["best"]["round"] == 1
+    best, by_hand = done.ledger.read_best(), updates(done, 1)["aggregated"]
+    assert all(torch.equal(best[name], tensor) for name, tensor in by_hand.items())
+    with safetensors.safe_open(done.ledger.folder / BEST_FILE, "pt") as file:
+        assert file.metadata()["round"] == "1"
+    assert report(done)["traffic"][: len(rows)] == rows  # those of the stopped round travelled too
+
+
+def test_last_result_is_not_the_best_because_an_easy_site_alone_says_so(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Member.answer
+
+    def answer(self: Member, content: bytes, request: dict) -> tuple[bytes, dict]:
+        if request["work"] == "validate" and self.name != "hospital_a":
+            return b"", {"error": "disk full", "held": request["round"], "round": request["round"]}
+        data, told = original(self, content, request)
+        return data, {**told, "metrics": {"accuracy": 0.9 if request["work"] == "validate" else 0.5}}
+
+    monkeypatch.setattr(Member, "answer", answer)
+    done = federation.run(federation.plan(rounds=2), monkeypatch=monkeypatch)
+    assert report(done)["complete"]
+    assert report(done)["best"] == {"round": 1, "score": 0.5, "metric": "accuracy"}
+
+
+def test_site_that_reports_another_round_is_left_out_at_once(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Member.answer
+
+    def answer(self: Member, content: bytes, request: dict) -> tuple[bytes, dict]:
+        data, told = original(self, content, request)
+        wrong = self.name == "hospital_b" and request["round"] == 1
+        return data, {**told, "round": "one"} if wrong else told
+
+    monkeypatch.setattr(Member, "answer", answer)
+    done = federation.run(federation.plan(rounds=2), monkeypatch=monkeypatch)
+    assert [entry["aggregated"] for entry in report(done)["history"]] == [2, 3]
+    assert report(done)["history"][0]["sites"]["hospital_b"]["error"] == "its report is of round 'one', not 1"

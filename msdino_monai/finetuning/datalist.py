@@ -32,7 +32,7 @@ def read_datalist(
         raise UserError("missing --dataset_dir.")
     root = existing_folder(dataset_dir).absolute()
     path = root / "datalist.json" if datalist is None else Path(str(datalist)).expanduser()
-    content = _load(path)
+    content = load_datalist(path)
     absent = [name for name in sections if not content.get(name)]
     if absent:
         raise UserError(f"datalist {path} has no {' and no '.join(absent)} entries; add some, or split it anew.")
@@ -54,7 +54,8 @@ def read_datalist(
     return items
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_datalist(path: Path) -> dict[str, Any]:
+    """A datalist's content; anything but an object is refused."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

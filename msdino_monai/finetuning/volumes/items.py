@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from msdino_monai.errors import RadiographError, UserError
+from msdino_monai.finetuning.datalist import load_datalist
 from msdino_monai.finetuning.datalists.layout import first_few
 from msdino_monai.finetuning.datalists.split import SECTIONS, check_patients_apart
 from msdino_monai.images.files import DICOM, existing_folder, find_images, kind_of
@@ -26,7 +26,7 @@ def volume_sections(
         raise UserError("missing --dataset_dir.")
     root = existing_folder(dataset_dir).absolute()
     path = root / "datalist.json" if datalist is None else Path(datalist).expanduser()
-    content = _load(path)
+    content = load_datalist(path)
     absent = [name for name in sections if not content.get(name)]
     if absent:
         raise UserError(f"datalist {path} has no {' and no '.join(absent)} entries; add some, or split it anew.")
@@ -55,7 +55,7 @@ def find_volumes(
     root = existing_folder(dataset_dir)
     if datalist is not None:
         path = Path(datalist).expanduser()
-        content = _load(path)
+        content = load_datalist(path)
         items = [_item(entry, name, None, path) for name in SECTIONS for entry in content.get(name) or []]
         if not items:
             raise UserError(f"datalist {path} names no volumes; it needs training, validation or test entries.")
@@ -71,18 +71,6 @@ def _is_dicom(path: Path) -> bool:
         return kind_of(path) == DICOM
     except RadiographError:  # the reader will say why, when its turn comes
         return False
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise UserError(f"no datalist {path}; name one, or make one: python -m msdino_monai datalist.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"datalist {path} cannot be read ({error}); see MONAI's datalist format.") from error
-    if not isinstance(content, dict):
-        raise UserError(f'datalist {path} is no object; write {{"training": [...], "validation": [...]}}.')
-    return content
 
 
 def _item(entry: Any, section: str, label_key: str | None, datalist: Path) -> Item:

@@ -3,6 +3,7 @@
 from msdino_monai.pretraining.branch import Branch, start_teacher
 from msdino_monai.pretraining.checkpoint import Checkpoints
 from msdino_monai.pretraining.collapse import CollapseGuard
+from msdino_monai.pretraining.crops import CropSampling, GatheredImages
 from msdino_monai.pretraining.curves import Curves, CurvesFile
 from msdino_monai.pretraining.encoder import check_weights, encoder_of
 from msdino_monai.pretraining.features import (
@@ -42,6 +43,7 @@ __all__ = [
     "Centring",
     "Checkpoints",
     "CollapseGuard",
+    "CropSampling",
     "Curves",
     "CurvesFile",
     "DINOHead",
@@ -51,6 +53,7 @@ __all__ = [
     "FeatureFile",
     "FeatureInferer",
     "FrozenPrototypes",
+    "GatheredImages",
     "MaskedSampling",
     "Probe",
     "Schedule",

@@ -12,6 +12,7 @@ from torch import nn
 from msdino_monai.distributed import rank
 from msdino_monai.errors import UserError
 from msdino_monai.images.quarantine import Quarantine
+from msdino_monai.machine import remember_run
 from msdino_monai.pretraining.labelled import LabelledTokens, embedding_of, read_labelled
 from msdino_monai.pretraining.loss import Centring, SinkhornKnopp
 from msdino_monai.vault import TokenStore
@@ -20,8 +21,10 @@ from msdino_monai.workplace import own_folder
 
 
 def begin(seed: int, output_dir: str | Path) -> None:
-    """A folder to write to and weights that depend on the seed alone."""
-    make_folder(Path(str(output_dir)).expanduser().resolve())
+    """A folder to write to, with a note of the run, and weights that depend on the seed alone."""
+    folder = Path(str(output_dir)).expanduser().resolve()
+    make_folder(folder)
+    remember_run(folder, seed)
     torch.manual_seed(seed)
 
 

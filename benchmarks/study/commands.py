@@ -1,0 +1,76 @@
+"""Running what a user types, and what it costs."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+BUNDLES = ROOT / "bundles"
+Command = list[str]
+FINE = (0, 3)  # finished; finished, and some files were set aside
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a command with all the processes it started."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    peak_mb: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.seconds + other.seconds,
+            self.cpu_seconds + other.cpu_seconds,
+            max(self.peak_mb, other.peak_mb),
+        )
+
+
+def ours(verb: str, **settings: Any) -> Command:
+    return [sys.executable, "-m", "msdino_monai", verb, *_flags(settings)]
+
+
+def bundle(name: str, configs: Sequence[str | Path], **settings: Any) -> Command:
+    folder = BUNDLES / name
+    files = [str(folder / "configs" / f"{config}.json") for config in configs]
+    start = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(folder)]
+    return [*start, "--logging_file", str(folder / "configs" / "logging.conf"), *_flags(settings)]
+
+
+def seeded(command: Command, seed: int) -> Command:
+    """The same with its randomness from a seed: python -m MODULE ... becomes python seeded.py SEED MODULE ..."""
+    python, _, *words = command
+    return [python, str(Path(__file__).with_name("seeded.py")), str(seed), *words]
+
+
+def _flags(settings: dict[str, Any]) -> list[str]:
+    return [word for name, value in settings.items() if value is not None for word in (f"--{name}", str(value))]
+
+
+def run(command: Command, log: Path) -> Cost:
+    """One command on one thread; what it prints goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {shlex.join(command)}\n")
+        file.flush()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode not in FINE:
+        raise RuntimeError(f"status {process.returncode}; see the end of {log}")
+    return Cost(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1000)

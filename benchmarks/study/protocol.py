@@ -1,0 +1,101 @@
+"""What the study does, fixed before its final runs; docs/study-protocol.md says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# A body for two CPU cores, the same for everybody who trains from scratch.
+BODY = {"hidden_size": 128, "mlp_dim": 512, "num_layers": 4, "num_heads": 4}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to come to a model.
+
+    backbone: how the body is pretrained: `None`, `central` on pooled images, or on exports with these settings.
+    learning: who fine-tunes: each hospital `alone`, all by `fedavg`, or one place that has all data, `pooled`.
+    """
+
+    name: str
+    title: str
+    learning: str = "alone"
+    backbone: str | None = None
+    export: dict[str, Any] = field(default_factory=dict)
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("local", "each hospital alone, from scratch"),
+        Arm("fedavg", "federated averaging, from scratch", "fedavg"),
+        Arm("pooled", "all data in one place, from scratch", "pooled"),
+        Arm("central", "DINO on pooled images, then each hospital alone", backbone="central"),
+        Arm("msdino", "MS-DINO, then each hospital alone", backbone="msdino"),
+        Arm(
+            "msdino_codes", "MS-DINO with position codes, then each alone",
+            backbone="msdino_codes", export={"position_scale": 0.5},
+        ),
+        Arm(
+            "msdino_open", "MS-DINO without defences, then each alone",
+            backbone="msdino_open", export={"margin": 0, "embedding_dim": 256},
+        ),
+        Arm("msdino_fedavg", "MS-DINO, then federated averaging", "fedavg", backbone="msdino"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learnt: a bundle and its settings."""
+
+    bundle: str
+    metric: str
+    settings: dict[str, Any]
+
+
+TASKS = {
+    "findings": Task("cxr_classification", "AUC", {}),
+    "lungs": Task("cxr_segmentation", "Dice", {"label_key": "lungs"}),
+    "lesions": Task("cxr_segmentation", "Dice", {"label_key": "lesions", "task": "multi_label"}),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Sizes of a study. `hospitals` take part and `learners` of them fine-tune; `unseen` never takes part."""
+
+    seeds: tuple[int, ...] = (11, 12, 13, 14, 15)
+    hospitals: tuple[str, ...] = ("site_a", "site_b", "site_c")
+    learners: tuple[str, ...] = ("site_a", "site_b")
+    unseen: str = "site_d"
+    patients: int = 800
+    image_size: int = 160
+    img_size: int = 128
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    views: int = 4
+    max_epochs: int = 30
+    rounds: int = 15
+    patience: int = 10
+    body: dict[str, int] = field(default_factory=lambda: dict(BODY))
+    pretraining: dict[str, Any] = field(default_factory=dict)
+    finetuning: dict[str, Any] = field(default_factory=dict)
+
+
+SIZES = {
+    "study": Protocol(),
+    # Shows that every row can be made, and nothing else.
+    "small": Protocol(
+        seeds=(1,), hospitals=("site_a", "site_b"), learners=("site_a",), unseen="site_c", patients=10, image_size=64,
+        img_size=32, fractions=(1.0,), views=2, max_epochs=1, rounds=1, patience=1,
+        body={"hidden_size": 16, "mlp_dim": 32, "num_layers": 3, "num_heads": 2},
+        pretraining={
+            "num_prototypes": 32, "head_dim": 32, "bottleneck_dim": 8, "batch_size": 4, "max_epochs": 1,
+            "stop_on_collapse": "false",
+        },
+        finetuning={"batch_size": 4},
+    ),
+}  # fmt: skip
+# The comparisons the study is judged by: at few labels, on the learners' own test patients, in ROC AUC.
+PRIMARY = (("msdino", "local"), ("msdino", "fedavg"))
+FEW = 0.1

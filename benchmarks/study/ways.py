@@ -1,0 +1,173 @@
+"""How each arm comes to its models, through the bundles' own commands. What is finished is not made again."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from commands import Cost, bundle, ours, run, seeded
+from protocol import ARMS, TASKS, Arm, Protocol, Task
+
+
+class Seed:
+    """Everything of one seed, in a folder of its own: cohort, exports, bodies, models."""
+
+    def __init__(self, protocol: Protocol, folder: Path, seed: int) -> None:
+        self.protocol, self.folder, self.seed = protocol, folder, seed
+        self._locks: dict[Path, threading.Lock] = defaultdict(threading.Lock)
+        self._all = threading.Lock()
+
+    @property
+    def cohort(self) -> Path:
+        return self.folder / "cohort"
+
+    def make(self, place: Path, work: Callable[[Path], Cost]) -> Cost:
+        """Do `work` once, whoever asks first; its cost is kept beside what it made."""
+        with self._all:
+            lock = self._locks[place]
+        with lock:
+            done = place / "cost.json"
+            if not done.exists():
+                place.mkdir(parents=True, exist_ok=True)
+                cost = work(place)
+                done.write_text(json.dumps(asdict(cost)), encoding="utf-8")
+            return Cost(**json.loads(done.read_text(encoding="utf-8")))
+
+    def prepare(self) -> None:
+        """The hospitals, and datalists that join them."""
+        self.make(self.folder / "made", self._write_cohort)
+
+    def _write_cohort(self, place: Path) -> Cost:
+        sizes = self.protocol
+        sites = (*sizes.hospitals, sizes.unseen)
+        cost = run(
+            ours(
+                "cohort", output_dir=self.cohort, sites=len(sites), patients_per_site=sizes.patients, seed=self.seed,
+                image_size=sizes.image_size,
+            ),
+            place / "log.txt",
+        )  # fmt: skip
+        for site in sizes.hospitals:
+            training = {"training": self._datalist(site)["training"]}  # what is tested on is never exported
+            _write(self.folder / "lists" / f"{site}.json", training)
+            _link(self.folder / "hospitals" / site, self.cohort / site)
+        _write(self.folder / "lists" / "pooled.json", self._joined(sizes.hospitals, ("training", "validation")))
+        _write(self.folder / "lists" / "test.json", self._joined(sites, ("test",)))
+        return cost
+
+    def _datalist(self, site: str) -> dict[str, Any]:
+        return dict(json.loads((self.cohort / site / "datalist.json").read_text(encoding="utf-8")))
+
+    def _joined(self, sites: Iterable[str], sections: Iterable[str]) -> dict[str, Any]:
+        """One datalist of several hospitals, with paths relative to the cohort."""
+        lists = {site: self._datalist(site) for site in sites}
+        paths = ("image", "lungs", "lesions")
+        joined: dict[str, Any] = {"labels": next(iter(lists.values()))["labels"]}
+        for section in sections:
+            joined[section] = [
+                {key: f"{site}/{value}" if key in paths else value for key, value in item.items()}
+                for site, content in lists.items()
+                for item in content[section]
+            ]
+        return joined
+
+    def export(self, arm: Arm, site: str) -> tuple[Path, Cost]:
+        """A hospital's sealed export, once."""
+        self.prepare()
+        self.make(self.folder / "keys", self._write_keys)
+        place, sizes = self.folder / "exporting" / str(arm.backbone) / site, self.protocol
+        export = self.folder / "exports" / str(arm.backbone) / site
+        recipient = (self.folder / "keys" / "coordinator_recipient.txt").read_text(encoding="utf-8").strip()
+        command = bundle(
+            "cxr_embedding_export", ["inference"], dataset_dir=self.cohort / site,
+            datalist=self.folder / "lists" / f"{site}.json", output_dir=export, state_dir=place / "state",
+            site_id=site, recipient=recipient, img_size=sizes.img_size, num_views=sizes.views, num_workers=0,
+            **arm.export,
+        )  # fmt: skip
+        number = 100 * self.seed + sizes.hospitals.index(site)
+        return export, self.make(place, lambda made: run(seeded(command, number), made / "log.txt"))
+
+    def _write_keys(self, place: Path) -> Cost:
+        return run(ours("keygen", output_dir=place, kind="coordinator"), place / "log.txt")
+
+    def pretrain(self, arm: Arm) -> tuple[Path, Cost]:
+        """The body that the coordinator sends back."""
+        place, sizes = self.folder / "bodies" / str(arm.backbone), self.protocol
+        given = {"output_dir": place, "seed": self.seed, **sizes.body, **sizes.pretraining}
+        if arm.backbone == "central":
+            self.prepare()
+            configs = ["train", "demonstration", "central"]
+            given |= {"dataset_dir": self.folder / "hospitals", "img_size": sizes.img_size}
+        else:
+            configs = ["train", "demonstration"]
+            given |= {"dataset_dir": self.folder / "exports" / str(arm.backbone), "allow_unsigned": "true"}
+            given |= {"identity": self.folder / "keys" / "coordinator_identity.txt"}
+            for site in sizes.hospitals:
+                self.export(arm, site)
+        command = bundle("cxr_msdino_pretraining", configs, **given)
+        return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
+
+    def learn(self, arm: Arm, task: Task, place: Path, site: str | None, fraction: float) -> tuple[Path, Cost]:
+        """A model for a task from a share of the labels: one hospital's, or everybody's."""
+        backbone = self.pretrain(arm)[0] if arm.backbone else None
+        self.prepare()
+        sizes = self.protocol
+        given = {
+            "img_size": sizes.img_size, "label_fraction": fraction, "seed": self.seed, "num_workers": 0,
+            "backbone": backbone, **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
+        }  # fmt: skip
+        if arm.learning == "fedavg":
+            chosen = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
+            command = ours(
+                "federate", bundle=BUNDLE_OF[task.bundle], sites_dir=self.folder / "hospitals", rounds=sizes.rounds,
+                local_epochs=max(1, sizes.max_epochs // sizes.rounds), output_dir=place / "federation", set=chosen,
+            )  # fmt: skip
+            model = place / "federation" / "global" / "model.pt"
+        else:
+            data = self.cohort if site is None else self.cohort / site
+            datalist = self.folder / "lists" / "pooled.json" if site is None else data / "datalist.json"
+            command = bundle(
+                task.bundle, ["train"], dataset_dir=data, datalist=datalist, output_dir=place,
+                max_epochs=sizes.max_epochs, patience=sizes.patience, **given,
+            )  # fmt: skip
+            model = place / "models" / "model.pt"
+        return model, self.make(place, lambda made: run(command, made / "log.txt"))
+
+    def test(self, task: Task, model: Path, place: Path) -> Path:
+        """The model on every hospital's test images; returns the table of cases."""
+        command = bundle(
+            task.bundle, ["train", "evaluate"], dataset_dir=self.cohort, datalist=self.folder / "lists" / "test.json",
+            output_dir=place, model=model, num_workers=0, bootstrap_repeats=10,
+        )  # fmt: skip
+        self.make(place, lambda made: run(command, made / "log.txt"))
+        return place / "cases.csv"
+
+
+BUNDLE_OF = {task.bundle: Path(__file__).resolve().parents[2] / "bundles" / task.bundle for task in TASKS.values()}
+
+
+def places(protocol: Protocol, arms: Iterable[str], tasks: Iterable[str]) -> list[tuple[str, str, float, str]]:
+    """Every row of a seed: arm, task, share of labels, and who learns (`all` where it is not one hospital)."""
+    return [
+        (arm, task, fraction, site)
+        for task in tasks
+        for fraction in protocol.fractions
+        for arm in arms
+        for site in (protocol.learners if ARMS[arm].learning == "alone" else ("all",))
+    ]
+
+
+def _write(path: Path, content: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def _link(where: Path, target: Path) -> None:
+    where.parent.mkdir(parents=True, exist_ok=True)
+    if not where.is_symlink():
+        where.symlink_to(target.resolve())

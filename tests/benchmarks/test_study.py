@@ -1,0 +1,155 @@
+"""The study's statistics and tables; and a row through the commands a user types."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+STUDY = Path(__file__).parents[2] / "benchmarks" / "study"
+
+
+@pytest.fixture(autouse=True)
+def _study_is_importable(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(STUDY.parent))
+    monkeypatch.syspath_prepend(str(STUDY))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:  # names as short as `table` must not stay
+        if str(STUDY) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def findings(seed: int, skill: float, patients: int = 40) -> Any:
+    """Two images of each patient, three findings; `skill` is how far positives score above negatives."""
+    from cases import Cases
+
+    generator = np.random.default_rng(seed)
+    truth = (generator.random((2 * patients, 3)) < 0.3).astype(float)
+    noise = np.random.default_rng(seed + 1000).normal(size=truth.shape)
+    names = np.repeat([f"p{number}" for number in range(patients)], 2)
+    return Cases(names, ("a", "b", "c"), noise + skill * truth, truth)
+
+
+def test_equal_arms_do_not_differ_and_a_better_arm_does() -> None:
+    from paired import Pair, difference
+
+    same = difference([Pair(seed, findings(seed, 1.0), findings(seed, 1.0)) for seed in range(5)], repeats=50)
+    assert (same.mean, same.low, same.high, same.better_seeds) == (0, 0, 0, 0)
+    better = difference([Pair(seed, findings(seed, 2.0), findings(seed, 0.0)) for seed in range(5)], repeats=200)
+    assert better.low > 0.1
+    assert (better.seeds, better.better_seeds) == (5, 5)
+
+
+def test_more_comparisons_widen_the_interval() -> None:
+    from paired import Pair, difference
+
+    pairs = [Pair(seed, findings(seed, 1.0), findings(seed, 0.7)) for seed in range(5)]
+    one, many = difference(pairs, 1, 400), difference(pairs, 10, 400)
+    assert many.low < one.low < one.mean < one.high < many.high
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Both arms are equally good; their errors are independent. 95 % intervals should mostly hold zero."""
+    from paired import Pair, difference
+
+    holds = 0
+    for study in range(12):
+        seeds = [1000 * study + 10 * number for number in range(5)]
+        pairs = [Pair(seed, findings(seed, 1.0), _other_noise(findings(seed, 1.0), seed)) for seed in seeds]
+        found = difference(pairs, repeats=60)
+        holds += found.low <= 0 <= found.high
+    assert holds >= 9
+
+
+def _other_noise(cases: Any, seed: int) -> Any:
+    from cases import Cases
+
+    noise = np.random.default_rng(seed + 5000).normal(size=cases.truth.shape)
+    return Cases(cases.patients, cases.classes, noise + cases.truth, cases.truth)
+
+
+def test_arms_tested_on_different_patients_are_refused() -> None:
+    from paired import Pair, difference
+
+    with pytest.raises(ValueError, match="different images"):
+        difference([Pair(0, findings(0, 1.0), findings(0, 1.0, patients=30))], repeats=1)
+
+
+def test_patients_are_drawn_with_all_their_images() -> None:
+    from paired import draw_patients
+
+    rows = draw_patients(np.array(["x", "y", "x", "z"]), np.random.default_rng(3))
+    assert np.count_nonzero(rows == 0) == np.count_nonzero(rows == 2)
+
+
+def test_tables_of_cases_are_read_with_unknown_labels_and_empty_masks(tmp_path: Path) -> None:
+    from cases import read_cases
+
+    table = tmp_path / "findings.csv"
+    table.write_text(
+        "file,patient,a label,a probability,a positive\n"
+        "site_a/1,p,1,0.9,1\nsite_a/2,q,0,0.2,0\nsite_a/3,r,-1,0.1,0\nsite_b/1,s,1,0.5,1\n"
+    )
+    read = read_cases(table)
+    assert read["site_a"].scores().tolist() == [1.0]  # the third is unknown, and would have been right by chance
+    assert np.isnan(read["site_b"].scores()).all()
+    masks = tmp_path / "masks.csv"
+    masks.write_text(
+        "file,patient,class,dice\nsite_a/1,p,left,0.5\nsite_a/1,p,right,\nsite_a/2,q,left,1\nsite_a/2,q,right,0.25\n"
+    )
+    assert read_cases(masks)["site_a"].scores().tolist() == [0.75, 0.25]
+
+
+def test_every_arm_task_and_share_is_a_row() -> None:
+    from protocol import ARMS, PRIMARY, SIZES, TASKS
+    from rows import name_of
+    from ways import places
+
+    protocol = SIZES["study"]
+    keys = places(protocol, ARMS, TASKS)
+    assert len({name_of(key) for key in keys}) == len(keys) == 3 * 3 * (5 * len(protocol.learners) + 3)
+    assert len(protocol.seeds) >= 5
+    assert {name for pair in PRIMARY for name in pair} <= set(ARMS)
+
+
+def test_another_protocol_is_another_digest_and_seeds_are_not() -> None:
+    from dataclasses import replace
+
+    from protocol import SIZES
+    from rows import digest
+
+    protocol = SIZES["study"]
+    assert digest(protocol) == digest(replace(protocol, seeds=(1,)))
+    assert digest(protocol) != digest(replace(protocol, max_epochs=31))
+
+
+def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
+    words = [sys.executable, str(STUDY), "--work_dir", "work", "--size", "small", "--workers", "1"]
+    words += ["--arms", "local", "--tasks", "findings", "--output_file", "study.json"]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*words, *more], cwd=tmp_path, capture_output=True, text=True)
+
+    done = run()
+    assert done.returncode == 0, done.stderr[-2000:]
+    (row,) = json.loads((tmp_path / "study.json").read_text())["results"]["rows"]
+    assert (row["arm"], row["site"], row["fraction"], row["seed"]) == ("local", "site_a", 1.0, 1)
+    assert set(row["scores"]) == {"site_a", "site_b", "site_c"}
+    assert row["cost"]["wire_bytes"] == 0 < row["cost"]["client_cpu_seconds"]
+    written = tmp_path / "work" / "seed_1" / "models" / "findings_1_local_site_a" / "row.json"
+    before = written.stat().st_mtime_ns
+    again = run()
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert written.stat().st_mtime_ns == before
+
+    written.write_text(json.dumps({**json.loads(written.read_text()), "protocol_sha256": "other"}))
+    refused = run()
+    assert refused.returncode == 1
+    assert "another protocol" in refused.stderr
+    assert run("--arms", "nobody").returncode == 2

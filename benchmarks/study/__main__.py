@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
@@ -31,8 +31,9 @@ def make(protocol: Protocol, arguments: argparse.Namespace) -> list[Row]:
     with ThreadPoolExecutor(arguments.workers) as pool:
         asked = {}
         for number in arguments.seeds or protocol.seeds:
-            seed = Seed(protocol, arguments.work_dir / f"seed_{number}", number)
-            for key in places(protocol, arguments.arms, arguments.tasks):
+            seed = Seed(protocol, arguments.work_dir / f"seed_{number}", number, arguments.sites_dir)
+            fractions = arguments.fractions or protocol.fractions
+            for key in places(protocol, arguments.arms, arguments.tasks, fractions):
                 asked[pool.submit(make_row, protocol, arguments.work_dir, seed, key)] = f"{name_of(key)}, seed {number}"
         for done, future in enumerate(as_completed(asked), start=1):
             error = future.exception()
@@ -47,27 +48,47 @@ def make(protocol: Protocol, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
-def names(known: Sequence[str]) -> object:
-    def read(text: str) -> list[str]:
-        chosen = text.split(",")
-        if unknown := [name for name in chosen if name not in known]:
+def names(known: Sequence[str] | None = None) -> Callable[[str], tuple[str, ...]]:
+    """Reads names with commas between them."""
+
+    def read(text: str) -> tuple[str, ...]:
+        chosen = tuple(text.split(","))
+        if known is not None and (unknown := [name for name in chosen if name not in known]):
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(known)}")
         return chosen
 
     return read
 
 
+def protocol_of(arguments: argparse.Namespace) -> Protocol:
+    """The size that was named; for hospitals of one's own, with their names."""
+    given = {name: getattr(arguments, name) for name in ("hospitals", "learners", "unseen", "img_size")}
+    changed = {name: value for name, value in given.items() if value is not None}
+    if changed and not arguments.sites_dir:
+        raise SystemExit(f"--{next(iter(changed))} is fixed by the protocol; it belongs to --sites_dir.")
+    return replace(SIZES[arguments.size], **changed)
+
+
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--work_dir", type=Path, required=True, help="where cohorts, bodies, models and rows lie; kept")
     parser.add_argument("--size", choices=list(SIZES), default="study")
-    parser.add_argument("--arms", type=names(list(ARMS)), default=list(ARMS))  # type: ignore[arg-type]
-    parser.add_argument("--tasks", type=names(list(TASKS)), default=list(TASKS))  # type: ignore[arg-type]
+    parser.add_argument(
+        "--sites_dir", type=Path, help="hospitals to study instead of the cohort; see docs/real-data.md"
+    )
+    parser.add_argument("--hospitals", type=names(), help="with --sites_dir: those that take part")
+    parser.add_argument("--learners", type=names(), help="with --sites_dir: those that fine-tune")
+    parser.add_argument("--unseen", help="with --sites_dir: one that never takes part")
+    parser.add_argument("--img_size", type=int)
+    parser.add_argument("--arms", type=names(list(ARMS)), default=list(ARMS))
+    parser.add_argument("--tasks", type=names(list(TASKS)), default=list(TASKS))
+    parser.add_argument("--fractions", type=float, nargs="+", help="shares of labels; by default those of the protocol")
     parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the protocol")
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
     arguments = parser.parse_args()
-    started_on, protocol = machine(), SIZES[arguments.size]
+    started_on, protocol = machine(), protocol_of(arguments)
     arguments.work_dir = arguments.work_dir.absolute()
+    arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
     rows = make(protocol, arguments)
     summary = summarise(rows, arguments.work_dir, protocol)
     show(summary)

@@ -11,6 +11,6 @@ import sys
 import numpy as np
 
 _, seed, module, *words = sys.argv
-os.urandom = np.random.Generator(np.random.PCG64(int(seed))).bytes  # type: ignore[assignment]
+os.urandom = np.random.Generator(np.random.PCG64(int(seed))).bytes
 sys.argv = [module, *words]
 runpy.run_module(module, run_name="__main__", alter_sys=True)

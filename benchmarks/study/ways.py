@@ -15,16 +15,19 @@ from protocol import ARMS, TASKS, Arm, Protocol, Task
 
 
 class Seed:
-    """Everything of one seed, in a folder of its own: cohort, exports, bodies, models."""
+    """Everything of one seed, in a folder of its own: cohort, exports, bodies, models.
 
-    def __init__(self, protocol: Protocol, folder: Path, seed: int) -> None:
-        self.protocol, self.folder, self.seed = protocol, folder, seed
+    `given` is a folder of hospitals with datalists, to study instead of a cohort; a seed then draws labels and weights.
+    """
+
+    def __init__(self, protocol: Protocol, folder: Path, seed: int, given: Path | None = None) -> None:
+        self.protocol, self.folder, self.seed, self.given = protocol, folder, seed, given
         self._locks: dict[Path, threading.Lock] = defaultdict(threading.Lock)
         self._all = threading.Lock()
 
     @property
     def cohort(self) -> Path:
-        return self.folder / "cohort"
+        return self.given or self.folder / "cohort"
 
     def make(self, place: Path, work: Callable[[Path], Cost]) -> Cost:
         """Do `work` once, whoever asks first; its cost is kept beside what it made."""
@@ -40,18 +43,16 @@ class Seed:
 
     def prepare(self) -> None:
         """The hospitals, and datalists that join them."""
-        self.make(self.folder / "made", self._write_cohort)
+        self.make(self.folder / "made", self._write_data)
 
-    def _write_cohort(self, place: Path) -> Cost:
+    def _write_data(self, place: Path) -> Cost:
         sizes = self.protocol
         sites = (*sizes.hospitals, sizes.unseen)
-        cost = run(
-            ours(
-                "cohort", output_dir=self.cohort, sites=len(sites), patients_per_site=sizes.patients, seed=self.seed,
-                image_size=sizes.image_size,
-            ),
-            place / "log.txt",
+        drawn = ours(
+            "cohort", output_dir=self.cohort, sites=len(sites), patients_per_site=sizes.patients, seed=self.seed,
+            image_size=sizes.image_size,
         )  # fmt: skip
+        cost = Cost() if self.given else run(drawn, place / "log.txt")
         for site in sizes.hospitals:
             training = {"training": self._datalist(site)["training"]}  # what is tested on is never exported
             _write(self.folder / "lists" / f"{site}.json", training)
@@ -64,13 +65,13 @@ class Seed:
         return dict(json.loads((self.cohort / site / "datalist.json").read_text(encoding="utf-8")))
 
     def _joined(self, sites: Iterable[str], sections: Iterable[str]) -> dict[str, Any]:
-        """One datalist of several hospitals, with paths relative to the cohort."""
+        """One datalist of several hospitals: paths relative to the cohort, patients named after their hospital."""
         lists = {site: self._datalist(site) for site in sites}
-        paths = ("image", "lungs", "lesions")
-        joined: dict[str, Any] = {"labels": next(iter(lists.values()))["labels"]}
+        names = next(iter(lists.values()))
+        joined: dict[str, Any] = {key: names[key] for key in ("labels", "classes") if key in names}
         for section in sections:
             joined[section] = [
-                {key: f"{site}/{value}" if key in paths else value for key, value in item.items()}
+                {key: f"{site}/{value}" if isinstance(value, str) else value for key, value in item.items()}
                 for site, content in lists.items()
                 for item in content[section]
             ]
@@ -151,12 +152,14 @@ class Seed:
 BUNDLE_OF = {task.bundle: Path(__file__).resolve().parents[2] / "bundles" / task.bundle for task in TASKS.values()}
 
 
-def places(protocol: Protocol, arms: Iterable[str], tasks: Iterable[str]) -> list[tuple[str, str, float, str]]:
+def places(
+    protocol: Protocol, arms: Iterable[str], tasks: Iterable[str], fractions: Iterable[float]
+) -> list[tuple[str, str, float, str]]:
     """Every row of a seed: arm, task, share of labels, and who learns (`all` where it is not one hospital)."""
     return [
         (arm, task, fraction, site)
         for task in tasks
-        for fraction in protocol.fractions
+        for fraction in fractions
         for arm in arms
         for site in (protocol.learners if ARMS[arm].learning == "alone" else ("all",))
     ]

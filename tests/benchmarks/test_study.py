@@ -112,7 +112,7 @@ def test_every_arm_task_and_share_is_a_row() -> None:
     from ways import places
 
     protocol = SIZES["study"]
-    keys = places(protocol, ARMS, TASKS)
+    keys = places(protocol, ARMS, TASKS, protocol.fractions)
     assert len({name_of(key) for key in keys}) == len(keys) == 3 * 3 * (5 * len(protocol.learners) + 3)
     assert len(protocol.seeds) >= 5
     assert {name for pair in PRIMARY for name in pair} <= set(ARMS)
@@ -153,3 +153,51 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "another protocol" in refused.stderr
     assert run("--arms", "nobody").returncode == 2
+
+
+def test_classes_of_two_data_sets_are_brought_together(tmp_path: Path) -> None:
+    one = {"classes": ["Effusion", "Mass"], "training": [{"image": "1.png", "label": [1, 0], "patient": "p"}]}
+    other = {"classes": ["Mass", "Pleural Effusion"], "test": [{"image": "2.png", "label": [0, -1]}]}
+    script = [sys.executable, str(STUDY / "share_classes.py"), "--same", "Effusion=Pleural Effusion"]
+    for name, content in (("one", one), ("other", other)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "all.json").write_text(json.dumps(content))
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*script, *words], cwd=tmp_path, capture_output=True, text=True)
+
+    done = run("--classes", "Mass,Effusion", "--", "one/all.json", "other/all.json")
+    assert done.returncode == 0, done.stderr
+    shared = [json.loads((tmp_path / name / "datalist.json").read_text()) for name in ("one", "other")]
+    assert shared[0] == {
+        "classes": ["Mass", "Effusion"],
+        "training": [{"image": "1.png", "label": [0, 1], "patient": "p"}],
+    }
+    assert shared[1]["test"] == [{"image": "2.png", "label": [0, -1]}]
+    refused = run("--classes", "Hernia", "--", "one/all.json")
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == "one/all.json: has no class 'Hernia' but Effusion, Mass."
+
+
+def test_joined_datalists_keep_hospitals_apart(tmp_path: Path) -> None:
+    from protocol import SIZES
+    from ways import Seed
+
+    for site in ("site_a", "site_b", "site_c"):
+        (tmp_path / "given" / site).mkdir(parents=True)
+        items = [{"image": "1.png", "label": [0], "patient": "7", "lungs": "m.png"}]
+        content = {"classes": ["a"], "training": items, "validation": items, "test": items}
+        (tmp_path / "given" / site / "datalist.json").write_text(json.dumps(content))
+    seed = Seed(SIZES["small"], tmp_path / "seed_1", 1, tmp_path / "given")
+    seed.prepare()
+    pooled = json.loads((tmp_path / "seed_1" / "lists" / "pooled.json").read_text())
+    assert [item["patient"] for item in pooled["training"]] == ["site_a/7", "site_b/7"]
+    assert pooled["training"][1] == {
+        "image": "site_b/1.png",
+        "label": [0],
+        "patient": "site_b/7",
+        "lungs": "site_b/m.png",
+    }
+    assert "test" not in pooled  # nobody learns from what is tested on
+    tested = json.loads((tmp_path / "seed_1" / "lists" / "test.json").read_text())
+    assert [item["image"].split("/")[0] for item in tested["test"]] == ["site_a", "site_b", "site_c"]

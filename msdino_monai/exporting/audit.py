@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msdino_monai import __version__
 from msdino_monai.errors import UserError
 from msdino_monai.vault import ExportDescription
 from msdino_monai.vault.manifest import canonical
 
+_log = logging.getLogger("msdino_monai.export")
+
+_ASKED = {"max_order_leaks", "max_neighbour_accuracy"}  # without these an audit says nothing
 _RUN_IT = "run configs/privacy_audit.json with the settings of this export, then give --audit <its audit.json>"
 
 
@@ -27,8 +33,18 @@ def hash_settings(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(settings)).hexdigest()
 
 
+@dataclass(frozen=True)
+class Audit:
+    """What an `audit.json` says: of which settings, by which version, how it ended, and what was asked."""
+
+    settings: dict[str, Any]
+    version: str
+    passed: bool
+    checks: dict[str, tuple[float, float]]  # what was reached, and the limit
+
+
 def check_audit(audit: str | Path | None, required: bool, description: ExportDescription) -> None:
-    """Refuse to export unless an audit of exactly these settings passed; one that is given is always checked.
+    """Refuse to export unless an audit of these settings, by this version, passed; one that is given is always checked.
 
     It guards against mistakes, not against people: a hospital can write any file it likes.
     """
@@ -36,22 +52,38 @@ def check_audit(audit: str | Path | None, required: bool, description: ExportDes
         if required:
             raise UserError(f"require_audit is true and no audit is given; {_RUN_IT}.")
         return
-    page = _read(Path(str(audit)).expanduser())
-    differing = sorted(different_names(page["export"], audited_settings(description)))
+    found = _read(Path(str(audit)).expanduser())
+    differing = sorted(different_names(found.settings, audited_settings(description)))
     if differing:
         raise UserError(f"the audit {audit} is of other settings ({', '.join(differing)}); {_RUN_IT}.")
-    if page["verdict"]["result"] != "pass":
+    if not found.passed:
         raise UserError(f"the audit {audit} did not pass; choose stronger defences, and {_RUN_IT}.")
+    if missing := sorted(_ASKED - found.checks.keys()):
+        raise UserError(f"the audit {audit} did not ask for {', '.join(missing)}; set a threshold, and {_RUN_IT}.")
+    if found.version != __version__:
+        raise UserError(f"the audit {audit} is by version {found.version}, this is {__version__}; {_RUN_IT}.")
+    said = ", ".join(f"{name} {reached:.3f} of {limit:g}" for name, (reached, limit) in found.checks.items())
+    _log.info("The audit %s passed: %s.", audit, said)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Audit:
     try:
         page = json.loads(path.read_text(encoding="utf-8"))
-        if hash_settings(page["export"]) != page["export_sha256"] or page["verdict"]["result"] not in ("pass", "fail"):
+        checks = {
+            str(check["threshold"]): (float(check["figure"]), float(check["limit"]))
+            for check in page["verdict"]["checks"]
+        }
+        result = page["verdict"]["result"]
+        # A verdict somebody changed by hand no longer follows from its figures (which are rounded).
+        if result not in ("pass", "fail") or (
+            result == "pass" and any(reached > limit + 1e-6 for reached, limit in checks.values())
+        ):
             raise ValueError("altered")
+        if hash_settings(page["export"]) != page["export_sha256"]:
+            raise ValueError("altered")
+        return Audit(dict(page["export"]), str(page["versions"]["msdino_monai"]), result == "pass", checks)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no audit.json that can be used ({type(error).__name__}); {_RUN_IT}.") from error
-    return dict(page)
 
 
 def different_names(one: Mapping[str, Any], two: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +40,25 @@ def infer_attribute(
 
 
 def guess_attribute(
-    tokens: Floats, labels: Integers, *, folds: int = 4, decay: float = 0.1, seed: int = 0
+    tokens: Floats,
+    labels: Integers,
+    *,
+    patients: Sequence[str] = (),
+    folds: int = 4,
+    decay: float = 0.1,
+    seed: int = 0,
 ) -> npt.NDArray[np.floating[Any]]:
-    """Log-probabilities (B, C) of each image's class, from a probe that has not seen the image."""
+    """Log-probabilities (B, C) of each image's class, from a probe that has not seen the image.
+
+    Where `patients` (B,) are named, it has not seen the patient either: who is known is found by linkage.
+    """
     if len(np.unique(labels)) < 2:
         raise ValueError("an attribute needs at least two classes among the images.")
     features = torch.from_numpy(pool_tokens(tokens))
     count, classes = len(labels), int(labels.max()) + 1
-    fold = np.random.default_rng(seed).permutation(count) % folds
+    named = [patient or f"image {number}" for number, patient in enumerate(patients or [""] * count)]
+    people, person = np.unique(named, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(people)) % folds)[person]
     logits = torch.zeros(count, classes)
     for number in range(folds):
         known = fold != number

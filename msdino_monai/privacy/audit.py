@@ -27,6 +27,7 @@ from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.plain import plain
 from msdino_monai.privacy import identification, reconstruction
 from msdino_monai.privacy.identification import LeftOut
+from msdino_monai.privacy.overlap import can_bridge
 from msdino_monai.privacy.pool import ExportBundle, Pool, read_labels, read_pool
 from msdino_monai.privacy.reconstruction import Attempt, Learnt
 from msdino_monai.privacy.report import write_report
@@ -110,6 +111,7 @@ def attack(
         found.take(reconstruction.attack_puzzles(tasks, learnt, seed=seed))
     with found.step("views together"):
         found.take(reconstruction.attack_views(tasks, learnt, seed=seed))
+        found.take(_out_of_reach(sample))
     with found.step("learnt inverter"):
         found.take([reconstruction.attack_sets(tasks, learnt, seed=seed)])
     with found.step("linkage"):
@@ -122,6 +124,17 @@ def attack(
     with found.step("known image"):
         found.take([identification.break_secret_map(sample, seed=seed)])
     return found
+
+
+def _out_of_reach(sample: Sample) -> Iterator[LeftOut]:
+    """Where views were exported that our attack cannot join: silence would pass for safety."""
+    embedder = sample.evidence.embedder
+    if sample.orders.shape[1] > 1 and not can_bridge(embedder.width, embedder.patch_size):
+        yield LeftOut(
+            "jigsaw that joins the patches of several views",
+            f"patches show {embedder.width} of {embedder.patch_size} pixels: none of one view reaches over the gap in "
+            "another, so the rows of several views say no more than those of one; a stronger attack might gain",
+        )
 
 
 class PrivacyAudit:
@@ -168,11 +181,13 @@ class PrivacyAudit:
         self.max_images, self.max_exported_images = max_images, max(max_images, max_exported_images)
         self.max_auxiliary_images, self.training_steps = max_auxiliary_images, training_steps
         self.verdict: Verdict
+        self.leaks: list[str] = []
 
     def run(self) -> None:
         """Export, attack, judge, write."""
         make_private_folder(self.output_dir)
-        (self.output_dir / "audit.json").unlink(missing_ok=True)  # an old verdict must not outlive a broken run
+        for name in ("audit.json", "report.html", "images.csv"):  # an old verdict must not outlive a broken run
+            (self.output_dir / name).unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=self.output_dir, prefix="sample_") as folder:
             pool = self._read(Path(folder))
             sample = write_sample(self.bundle, pool, self.dataset_dir, Path(folder), self.seed)
@@ -182,12 +197,12 @@ class PrivacyAudit:
             pool,
             max_images=self.max_images,
             training_steps=self.training_steps,
-            labels=read_labels([image.file for image in sample.radiographs], self.datalist),
+            labels=read_labels([image.file for image in sample.radiographs], self.datalist, self.dataset_dir),
             backbone=self.backbone,
             strangers=self.auxiliary_dir is not None,
             seed=self.seed,
         )
-        self.verdict = judge(found.rows, self.thresholds)
+        self.verdict, self.leaks = judge(found.rows, self.thresholds), found.leaks
         page = self._describe(sample, pool, found)
         page["pictures"] = write_pictures(self.output_dir, sample, found.attempts)
         write_values(self.output_dir / "images.csv", found.rows)
@@ -200,6 +215,10 @@ class PrivacyAudit:
         """Say how it went; settings that fail end the run with status 1."""
         if not self.verdict.passed:
             advice = "choose stronger settings (docs/privacy-audit.md) and audit them"
+            if self.leaks:
+                advice = (
+                    f"no setting mends a fault of the export ({', '.join(self.leaks)}): report it, and send nothing"
+                )
             raise AuditFailedError(f"{self.verdict.in_words()}; {advice}. See {self.output_dir}.")
         print(f"{self.verdict.in_words()}; see {self.output_dir}.")
 

@@ -51,9 +51,12 @@ def link_images(sample: Sample, auxiliary: Floats, *, seed: int = 0) -> Iterator
     own = np.eye(len(sample), dtype=bool)
     gallery = sample.evidence.tokens[:, 0]
     pictures = sample.pictures
-    again = _embedded(sample, pictures, augment=sample.augment, seed=seed + 1)
-    yield from _linkage("same image, from another export of it", again, gallery, own, seed)
-    yield from _linkage("same image, from the picture itself", _embedded(sample, pictures), gallery, own, seed)
+    if sample.again is not None:
+        again = sample.again.evidence.tokens[:, 0]
+        name = "same image, from another site's export of it"
+        yield from _linkage(name, Knowledge(other_exports=True), again, gallery, own, seed)
+    queries = _embedded(sample, pictures)
+    yield from _linkage("same image, from the picture itself", linkage.PICTURE, queries, gallery, own, seed)
     # Who has the picture can export it many times, and learns from auxiliary images what augmentation changes.
     copies = [
         linkage.pool_tokens(_embedded(sample, auxiliary[:_MOST_LEARNT], augment=sample.augment, seed=seed + 2 + copy))
@@ -68,7 +71,7 @@ def link_images(sample: Sample, auxiliary: Floats, *, seed: int = 0) -> Iterator
         axis=0,
     )
     found = linkage.match_features(queries, linkage.pool_tokens(gallery), metric)
-    knowledge = replace(linkage.POOLED, auxiliary_images=True)
+    knowledge = replace(linkage.PICTURE, auxiliary_images=True)
     yield from _linkage_rows("same image, from the picture itself, by learnt features", knowledge, found, own, seed)
 
 
@@ -82,7 +85,7 @@ def link_patients(sample: Sample, relatives: Sequence[Radiograph], *, seed: int 
     patients = [image.patient for image in sample.radiographs]
     matches = np.array([[image.patient == patient for patient in patients] for image in relatives])
     queries = _embedded(sample, np.stack([image.picture for image in relatives]))
-    yield from _linkage(name, queries, sample.evidence.tokens[:, 0], matches, seed)
+    yield from _linkage(name, Knowledge(known_patients=True), queries, sample.evidence.tokens[:, 0], matches, seed)
 
 
 def _embedded(sample: Sample, pictures: Floats, augment: Any = None, seed: int = 0) -> Floats:
@@ -98,9 +101,11 @@ def _embedded(sample: Sample, pictures: Floats, augment: Any = None, seed: int =
     ).tokens
 
 
-def _linkage(name: str, queries: Floats, gallery: Floats, matches: Bools, seed: int) -> Iterator[Row]:
+def _linkage(
+    name: str, knowledge: Knowledge, queries: Floats, gallery: Floats, matches: Bools, seed: int
+) -> Iterator[Row]:
     for method, match in _METHODS.items():
-        yield from _linkage_rows(f"{name}, by {method}", linkage.MULTISET, match(queries, gallery), matches, seed)
+        yield from _linkage_rows(f"{name}, by {method}", knowledge, match(queries, gallery), matches, seed)
 
 
 def _linkage_rows(attack: str, knowledge: Knowledge, similarity: Floats, matches: Bools, seed: int) -> Iterator[Row]:
@@ -139,10 +144,14 @@ def infer_attributes(
 ) -> Iterator[Row | LeftOut]:
     """What a probe reads off pooled tokens, trained on the labels of the other exported images."""
     if not labels:
-        reason = "no label has two classes of 4 exported images each (a datalist's `label`, or folders)"
+        reason = "nothing has two classes of 6 exported images each (a datalist's `label`, DICOM headers, folders)"
         yield LeftOut("attribute inference", reason)
-    for name, classes in labels.items():
-        scores = attribute.guess_attribute(sample.evidence.tokens[:, 0], classes, seed=seed)
+    for name, of_all in labels.items():
+        known_images = np.flatnonzero(of_all >= 0)
+        classes = np.unique(of_all[known_images], return_inverse=True)[1].astype(np.int64)
+        patients = [sample.radiographs[image].patient for image in known_images]
+        tokens = sample.evidence.tokens[known_images, 0]
+        scores = attribute.guess_attribute(tokens, classes, patients=patients, seed=seed)
 
         def curve(
             rows: npt.NDArray[np.intp],

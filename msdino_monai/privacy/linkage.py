@@ -10,8 +10,7 @@ from msdino_monai.privacy.knowledge import Knowledge
 
 Floats = npt.NDArray[np.float32]
 
-MULTISET = Knowledge(known_images=True)
-POOLED = Knowledge(known_images=True)
+PICTURE = Knowledge(known_images=True)
 
 
 def match_multisets(queries: Floats, gallery: Floats) -> Floats:

@@ -144,6 +144,11 @@ def _agreement(log_odds: Floats) -> float:
     return mutual * float((ranked[:, -1] - ranked[:, -2]).mean())
 
 
+def can_bridge(width: int, patch_size: int) -> bool:
+    """Whether what a patch shows is wide enough to lie on two neighbours of another view, unmoved and unscaled."""
+    return 2 * (width - _MIN_SIDE) + 1 > patch_size
+
+
 def bridge(patches: Floats, others: Floats, registration: Registration, patch_size: int) -> PairScores:
     """Log-odds that two patches of one view are neighbours, because they lie side by side in a patch of the other."""
     log_odds = fit_patches(*registration.greys(patches, others), registration.linear)

@@ -37,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Pictures = list[Floats]
 
-AS_IT_CAME = "single patches, order unknown"
+AS_IT_CAME = "single patches, order unknown, before any solver"
 KNOWN_ORDER = "single patches, order known"
 PLACES = "places of tokens, guessed one by one"
 INVERTER = "learnt inverter of token sets"

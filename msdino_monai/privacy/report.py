@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from msdino_monai.privacy.verdict import THRESHOLDS
+from msdino_monai.privacy.figure import draw_charts, identifying, strongest
+from msdino_monai.privacy.verdict import THRESHOLDS, loosened
 from msdino_monai.reporting.page import Page
 from msdino_monai.reporting.picture import Picture
 
@@ -14,6 +15,8 @@ _KNOWS = {
     "order": "the true order of the patches (given, to show what single patches reveal)",
     "auxiliary_images": "radiographs of other people",
     "known_images": "the picture it looks for",
+    "other_exports": "another site's export of the same image",
+    "known_patients": "another radiograph of the patient",
     "labels": "labels of other exported images",
     "all_views": "all exported views of an image",
     "pretrained_body": "the network trained on the export",
@@ -34,7 +37,8 @@ _REMAINS = (
     "Text in the pixels. A name or number burned into the image lies in a few patches, and can be read there. Look at "
     "flagged.csv and at the pictures on this page.",
     "That an image is among the exported ones. Who has an image already can search for it; see the rows 'same image'.",
-    "General properties, such as brightness, the kind of machine, and perhaps findings; see 'attribute inference'.",
+    "General properties, such as the patient's sex, brightness, the kind of machine, and perhaps findings; see the "
+    "rows 'attribute inference'.",
 )
 _LIMITS = (
     "These are the strongest attacks this project has, not the strongest there can be. A stronger attack may come, and "
@@ -55,9 +59,10 @@ def write_report(folder: Path, page: Mapping[str, Any]) -> Path:
         footer=f"msdino_monai {page['versions']['msdino_monai']}; settings {page['export_sha256'][:16]}",
     )
     _add_verdict(report, page)
+    report.charts(draw_charts(page["rows"]))
     _add_pictures(report, page, folder / "pictures")
     _add_figures(report, page)
-    _add_settings(report, page["export"])
+    _add_settings(report, page)
     report.section("What stays readable, whatever the settings")
     for text in _REMAINS:
         report.paragraph(text)
@@ -77,6 +82,12 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
         report.verdict(
             "fail", "Failed: do not send an export with these settings", "At least one attack went beyond a threshold."
         )
+    if weaker := loosened(page["audit"]["thresholds"]):
+        report.verdict(
+            "note",
+            "This audit was asked less than usual",
+            f"Weaker than the usual threshold, or not asked: {', '.join(weaker)}. A verdict 'passed' says less here.",
+        )
     rows = [
         [
             THRESHOLDS[check["threshold"]].words,
@@ -87,14 +98,26 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
         ]
         for check in page["verdict"]["checks"]
     ]
-    header = ["what was measured", "strongest attack reached", "threshold", "", "attack"]
+    header = ["what was measured", "reached", "limit", "", "strongest attack"]
     report.table(header, rows, "The thresholds")
-    best = _strongest(page["rows"], "neighbours")
-    if best is not None:
-        found, guessed = (round(100 * best[name]) for name in ("figure", "chance"))
+    if close := [check["threshold"] for check in page["verdict"]["checks"] if _is_close(check)]:
         report.paragraph(
-            f"Of 100 pairs of neighbouring patches the best attacker put {found} together rightly; guessing gives "
-            f"{guessed}. With 100 the picture is back; with few, there are loose pieces of it."
+            f"Close: the interval of {' and '.join(close)} reaches beyond the threshold. Other images of yours might "
+            "have failed. Audit more (--max_images)."
+        )
+    best = strongest(page["rows"], "neighbours")
+    if best is not None:
+        found, worst, guessed = (round(100 * best[name]) for name in ("figure", "worst", "chance"))
+        report.paragraph(
+            f"Of 100 pairs of neighbouring patches the best attacker put {found} together rightly, and {worst} of the "
+            f"image that came out worst for its patient; guessing gives {guessed}. With 100 the picture is back; with "
+            "few, there are loose pieces of it. The verdict holds the mean against the threshold, not the worst image."
+        )
+    if found_out := identifying(page["rows"]):
+        told = ", ".join(f"{row['attack']} {row['figure']:.2f}" for row in found_out.values())
+        report.paragraph(
+            f"No threshold asks who it is, or what is known of them. The best of these attacks (AUC: 0.5 is guessing, "
+            f"1 is certainty): {told}."
         )
     images = page["images"]
     report.paragraph(
@@ -103,26 +126,26 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
     )
     for leak in page["order_leaks"]:
         report.paragraph(
-            f"THE FILES TELL THE ORDER: {leak}. This is a fault of the export, not of a setting; report it."
+            f"THE FILES TELL TOO MUCH: {leak}. This is a fault of the export, not of a setting; report it."
         )
 
 
-def _strongest(rows: Sequence[Mapping[str, Any]], metric: str) -> Mapping[str, Any] | None:
-    asked = [row for row in rows if row["metric"] == metric and row["figure"] is not None]
-    return max(asked, key=lambda row: float(row["figure"])) if asked else None
+def _is_close(check: Mapping[str, Any]) -> bool:
+    return bool(check["met"]) and check["upper"] is not None and bool(check["upper"] > check["limit"])
 
 
 def _add_pictures(report: Page, page: Mapping[str, Any], folder: Path) -> None:
     report.section("Your images, and what attackers make of them")
     report.paragraph(
-        "First of each row: the view as it was exported. Beside it, what somebody recovers who holds the export."
+        "First of each row: the view as it was exported. Second: its patches in their true order, which nobody has who "
+        "holds the export; so much single patches show under these settings. Then what attackers made of it."
     )
     images: dict[str, list[tuple[str, str]]] = {}
     for name, caption in page["pictures"].items():
         images.setdefault(name.split("_")[0], []).append((name, caption))
     for number, shown in images.items():
         report.heading(f"Image {int(number)}")
-        report.pictures([Picture(folder / name, caption, caption) for name, caption in shown], size=160)
+        report.pictures([Picture(folder / name, caption, caption) for name, caption in shown], size=140)
 
 
 def _add_figures(report: Page, page: Mapping[str, Any]) -> None:
@@ -152,8 +175,9 @@ def _add_figures(report: Page, page: Mapping[str, Any]) -> None:
         report.table(["attack", "why"], [[each["attack"], each["reason"]] for each in page["left_out"]])
 
 
-def _add_settings(report: Page, export: Mapping[str, Any]) -> None:
+def _add_settings(report: Page, page: Mapping[str, Any]) -> None:
     report.section("The settings that were attacked")
+    export = page["export"]
     embedder, options = export["embedder"], export["options"]
     names = ("patch_size", "embedding_dim", "margin", "position_scale")
     rows: list[list[str]] = [[name, str(embedder[name])] for name in names if name in embedder]
@@ -161,7 +185,13 @@ def _add_settings(report: Page, export: Mapping[str, Any]) -> None:
     rows += [[name, str(value)] for name, value in options.items() if name != "augment"]
     rows.append(["augment", ", ".join(str(step["name"]) for step in options.get("augment") or []) or "none"])
     rows.append(["embedder", str(embedder["sha256"])])
-    report.table(["setting", "value"], rows)
+    report.table(["setting", "value"], rows, "Of the export")
+    asked = page["audit"]
+    ours: list[list[str]] = [["seed", str(asked["seed"])], ["training_steps", str(asked["training_steps"])]]
+    ours += [[name, "not asked" if limit is None else f"{limit:g}"] for name, limit in asked["thresholds"].items()]
+    ours += [[name, str(version)] for name, version in page["versions"].items()]
+    ours.append(["minutes", f"{sum(page['seconds'].values()) / 60:.1f}"])
+    report.table(["setting", "value"], ours, "Of the audit")
 
 
 def _short(value: float | None) -> str:

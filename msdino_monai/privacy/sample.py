@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import pyrage  # type: ignore[import-untyped]
 
 from msdino_monai.exporting.audit import audited_settings
 from msdino_monai.privacy.evidence import Evidence, open_evidence
-from msdino_monai.privacy.order import rows_follow, true_orders
+from msdino_monai.privacy.header import read_header
+from msdino_monai.privacy.leak import file_leaks, row_leaks
+from msdino_monai.privacy.order import true_orders
 from msdino_monai.privacy.pool import ExportBundle, Pool, Radiograph
 from msdino_monai.privacy.truth import read_orders
 from msdino_monai.vault.atomic import make_private_folder, write_file
@@ -24,6 +26,9 @@ from msdino_monai.vault.signing import secret_text
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+
+_IMAGES_PER_SHARD = 8  # so that a sample has several shards, whose order could tell something
+_OTHER_DRAW = 1_000_003  # far from any seed a user gives
 
 
 class Repeatable:
@@ -45,18 +50,20 @@ class Sample:
         orders: where each token truly lies (B, V, K).
         views: the augmented views (B, V, H, W) that were embedded.
         radiographs: the images before augmentation, and whose they are.
-        rows_follow_names: whether images lie in the files in the order of their names.
+        file_leaks: what the files tell beside tokens, in words: extra bytes, names, the order of the images.
         augment: the export's augmentation.
         settings: what an audit speaks of.
+        again: the same images, exported once more by another site.
     """
 
     evidence: Evidence
     orders: Integers
     views: Floats
     radiographs: tuple[Radiograph, ...]
-    rows_follow_names: bool
+    file_leaks: tuple[str, ...]
     augment: Callable[[Any], Any]
     settings: dict[str, Any]
+    again: Sample | None = None
 
     def __len__(self) -> int:
         return len(self.evidence)
@@ -69,14 +76,26 @@ class Sample:
     def __getitem__(self, images: slice) -> Sample:
         evidence = _select(self.evidence, list(range(len(self)))[images])
         parts = {name: getattr(self, name)[images] for name in ("orders", "views", "radiographs")}
-        return replace(self, evidence=evidence, **parts)
+        again = None if self.again is None else self.again[images]
+        return replace(self, evidence=evidence, again=again, **parts)
 
 
 def write_sample(bundle: ExportBundle, pool: Pool, dataset_dir: str | Path, folder: Path, seed: int = 0) -> Sample:
-    """Run the export of the pool's sample into `folder`, sealed to keys thrown away with it; open and sort it.
+    """Run the export of the pool's sample twice into `folder`, sealed to keys thrown away with it; open and sort both.
 
-    Shuffles come from the operating system as ever. Augmentation, noise and dropped tokens come from the seed.
+    Shuffles come from the operating system as ever. Augmentation, noise and dropped tokens come from the seed. Another
+    site with the same images writes the second export: a shuffle that is no secret shows when it is drawn again.
     """
+    make_private_folder(folder)
+    first = _write(bundle, pool, dataset_dir, folder / "first", seed, seed)
+    second = _write(bundle, pool, dataset_dir, folder / "second", seed, seed + _OTHER_DRAW, site_id="audit_again")
+    return replace(first, again=second)
+
+
+def _write(
+    bundle: ExportBundle, pool: Pool, dataset_dir: str | Path, folder: Path, seed: int, draw: int, **given: Any
+) -> Sample:
+    """One export; augmentation is drawn by `draw`."""
     make_private_folder(folder)
     coordinator, orders = _new_key(folder / "coordinator.txt"), _new_key(folder / "orders.txt")
     export, state, views = folder / "export", folder / "state", folder / "views"
@@ -93,9 +112,11 @@ def write_sample(bundle: ExportBundle, pool: Pool, dataset_dir: str | Path, fold
         recipient=coordinator,
         order_recipients=orders,
         signing_key=str(_new_signing_key(folder / "signing_key.txt")),
-        view_randomness=Repeatable(seed),
+        view_randomness=Repeatable(draw),
         dry_run=False,
         require_audit=False,
+        images_per_shard=_IMAGES_PER_SHARD,
+        **given,
     )
     recorder = {"_target_": "msdino_monai.privacy.truth.RecordViewsd", "keys": "image", "folder": str(views)}
     parser["preprocessing#transforms"] = [*parser["preprocessing#transforms"], recorder]
@@ -108,7 +129,9 @@ def write_sample(bundle: ExportBundle, pool: Pool, dataset_dir: str | Path, fold
     exported = parser.get_parsed_content("dataset").data  # without copies and files that were refused
     ids = {str(item["image"]): bytes.fromhex(item["image_id"]) for item in exported}
     names = {image_id: file for file, image_id in ids.items()}
-    follows = rows_follow([names[image] for image in evidence.image_ids])
+    leaks = row_leaks(_row_keys([names[image] for image in evidence.image_ids], pool, Path(str(dataset_dir))))
+    identifiers = {part for image in pool.exported for part in (Path(image.file).stem, image.patient)}
+    leaks += file_leaks(export, folder / "unsealed", identifiers)
     radiographs = tuple(image for image in pool.exported if ids.get(image.file) in evidence.image_ids)
     evidence = _select(evidence, [evidence.image_ids.index(ids[image.file]) for image in radiographs])
     recorded = np.stack([np.load(views / f"{image.hex()}.npy") for image in evidence.image_ids])
@@ -118,10 +141,17 @@ def write_sample(bundle: ExportBundle, pool: Pool, dataset_dir: str | Path, fold
         orders=true_orders(evidence.tokens, recorded, evidence.embedder, kept, evidence.image_ids),
         views=recorded,
         radiographs=radiographs,
-        rows_follow_names=follows,
+        file_leaks=tuple(leaks),
         augment=parser.get_parsed_content("augment"),
         settings=audited_settings(parser.get_parsed_content("export").description),
     )
+
+
+def _row_keys(files: Sequence[str], pool: Pool, dataset_dir: Path) -> dict[str, list[Any]]:
+    """What somebody could sort the files by, so that the order of the rows would tell it."""
+    pictures = {image.file: image.picture for image in pool.exported}
+    dates = [read_header(dataset_dir / file).get("date", "") for file in files]
+    return {"names": list(files), "dates": dates, "brightness": [float(pictures[file].mean()) for file in files]}
 
 
 def _select(evidence: Evidence, places: list[int]) -> Evidence:

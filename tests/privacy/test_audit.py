@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,14 +24,14 @@ from msdino_monai.networks import PatchEmbedding, ViTBody
 from msdino_monai.privacy.audit import AuditFailedError, PrivacyAudit
 from msdino_monai.privacy.embedder import KnownEmbedder
 from msdino_monai.privacy.evidence import Evidence
-from msdino_monai.privacy.identification import infer_membership, link_patients
+from msdino_monai.privacy.identification import infer_membership, link_images, link_patients
 from msdino_monai.privacy.knowledge import Knowledge
-from msdino_monai.privacy.order import order_leaks, rows_follow
 from msdino_monai.privacy.pool import Radiograph
+from msdino_monai.privacy.reconstruction import learn
 from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample
 from msdino_monai.privacy.simulation import SimulatedExport
-from msdino_monai.privacy.verdict import judge
+from msdino_monai.privacy.verdict import THRESHOLDS, judge, loosened
 
 LIMITS = {"max_order_leaks": 0, "max_neighbour_accuracy": 0.2}
 TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1}
@@ -91,10 +92,17 @@ def test_report_shows_pictures_and_verdict_and_asks_for_nothing(bare: PrivacyAud
     pictures = page_of(bare)["pictures"]
     assert len(list((bare.output_dir / "pictures").iterdir())) == len(pictures)
     assert html.count('<img src="data:image/png') == len(pictures) >= 4 * 6
+    assert html.count("<svg") == 3, "one view: no chart of views"
+    assert "asked less than usual" in html
     assert "Failed: do not send" in html
     assert html.index("Failed: do not send") < html.index("<img")
-    assert "http" not in html.replace("http-equiv", "")
-    for words in ("text in the pixels", "no guarantee", "neighbouring patches put together rightly"):
+    assert "http" not in html.replace("http-equiv", "").replace('xmlns="http://www.w3.org/2000/svg"', "")
+    for words in (
+        "text in the pixels",
+        "no guarantee",
+        "no threshold asks who it is",
+        "neighbouring patches put together rightly",
+    ):
         assert words in html.lower()
 
 
@@ -146,9 +154,27 @@ def test_every_row_says_who_knows_what_and_what_guessing_gives(run: Callable[...
     attacks = " ".join(row["attack"] for row in page["rows"])
     for words in ("order in the file", "views together", "same image", "attribute inference", "secret map"):
         assert words in attacks
-    assert {each["attack"] for each in page["left_out"]} >= {"membership in the pretraining"}
+    left_out = {each["attack"]: each["reason"] for each in page["left_out"]}
+    assert "no pretrained body" in left_out["membership in the pretraining"]
+    assert "6 of 8 pixels" in left_out["jigsaw that joins the patches of several views"]
     assert not list(audit.output_dir.glob("sample_*")), "the sample's export is gone"
+    names = {path.stem for path in (cohort / "site_a" / "images").iterdir()} | {"SYN-A"}
+    for name in ("audit.json", "report.html", "images.csv"):
+        text = (audit.output_dir / name).read_text()
+        assert not [each for each in names if each in text], f"{name} names nobody"
     assert audit.output_dir.stat().st_mode & 0o077 == 0, "it shows patients"
+
+
+def test_old_verdict_does_not_outlive_a_broken_audit(cohort: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o700)
+    for name in ("audit.json", "report.html"):
+        (tmp_path / "out" / name).write_text("Passed")
+    (tmp_path / "few").mkdir()
+    shutil.copy(next((cohort / "site_a" / "images").iterdir()), tmp_path / "few")
+    audit = PrivacyAudit(BUNDLE, TINY, tmp_path / "few", tmp_path / "out", LIMITS)
+    with pytest.raises(UserError, match="1 usable images"):
+        audit.run()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def unshuffled(views: np.ndarray, orders: np.ndarray) -> np.ndarray:
@@ -178,26 +204,9 @@ def test_sabotaged_export_is_caught_by_its_files(
     monkeypatch.setattr(defences, name, sabotage)
     audit = run(TINY)
     assert leak in page_of(audit)["order_leaks"]
-    assert figures(audit, "images whose shuffle is not fresh")[0] >= 0.8
-    with pytest.raises(AuditFailedError, match="shuffles that are not fresh"):
+    assert figures(audit, "images whose files tell too much")[0] >= 0.8
+    with pytest.raises(AuditFailedError, match=f"images whose files tell more .*{leak}.*report it"):
         audit.finish()
-
-
-def test_fresh_shuffles_are_no_leak() -> None:
-    generator = np.random.default_rng(0)
-    orders = np.stack([[generator.permutation(196) for _ in range(2)] for _ in range(60)])
-    leaking, ways = order_leaks(orders)
-    assert not leaking.any()
-    assert ways == []
-    orders[3, 1] = orders[40, 0]
-    assert order_leaks(orders)[0].nonzero()[0].tolist() == [3, 40]
-
-
-def test_rows_in_the_order_of_their_names_are_seen() -> None:
-    names = [f"{number:03d}.dcm" for number in range(40)]
-    assert rows_follow(names)
-    assert rows_follow(names[::-1])
-    assert not rows_follow(np.random.default_rng(0).permutation(names).tolist())
 
 
 def test_verdict_takes_the_strongest_attacker_and_its_interval() -> None:
@@ -210,6 +219,17 @@ def test_verdict_takes_the_strongest_attacker_and_its_interval() -> None:
     assert "more images" in verdict.in_words(), "0.2 lies inside its interval"
     assert [check.attack for check in verdict.checks] == ["jigsaw 1"]
     assert not judge(rows, {"max_neighbour_accuracy": 0.1}).passed
+
+
+def test_usual_thresholds_are_those_of_the_configuration() -> None:
+    config = json.loads((BUNDLE / "configs" / "privacy_audit.json").read_text())
+    assert {name: config[name] for name in THRESHOLDS} == {name: each.usual for name, each in THRESHOLDS.items()}
+    usual = {name: each.usual for name, each in THRESHOLDS.items()}
+    assert loosened(usual) == []
+    assert loosened({**usual, "max_neighbour_accuracy": 0.5, "max_order_leaks": None}) == [
+        "max_order_leaks",
+        "max_neighbour_accuracy",
+    ]
 
 
 def test_threshold_that_is_no_number_is_refused_before_the_work() -> None:
@@ -228,7 +248,7 @@ def opened_sample(auxiliary: torch.Tensor) -> tuple[Sample, PatchEmbedding]:
     evidence = Evidence(tokens, (b"",) * count, embedder, 0.0, "float16", {})
     radiographs = tuple(Radiograph(f"{i}", f"p{i}", image[0].numpy()) for i, image in enumerate(auxiliary))
     orders = np.tile(np.arange(64), (count, 1, 1))
-    return Sample(evidence, orders, auxiliary.numpy(), radiographs, False, Compose([]), {}), embedding
+    return Sample(evidence, orders, auxiliary.numpy(), radiographs, (), Compose([]), {}), embedding
 
 
 def test_membership_is_asked_of_a_body_and_of_strangers(auxiliary: torch.Tensor, tmp_path: Path) -> None:
@@ -250,6 +270,19 @@ def test_membership_is_asked_of_a_body_and_of_strangers(auxiliary: torch.Tensor,
         list(infer_membership(other, others, path, are_strangers=True))
 
 
+def test_attacker_learns_from_auxiliary_images_alone(auxiliary: torch.Tensor) -> None:
+    """What it is about to attack may change as it likes; what it has learnt stays the same."""
+    sample, _ = opened_sample(auxiliary[:6])
+    tokens = np.random.default_rng(0).standard_normal(sample.evidence.tokens.shape).astype(np.float32)
+    other = replace(sample, evidence=replace(sample.evidence, tokens=tokens), views=1 - sample.views)
+    one, two = (learn(each, auxiliary[6:, 0].numpy(), steps=2) for each in (sample, other))
+    np.testing.assert_array_equal(one.prior.covariance, two.prior.covariance)
+    np.testing.assert_array_equal(one.average, two.average)
+    for name in ("network", "inverter"):
+        first, second = (getattr(each, name).state_dict() for each in (one, two))
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
 def test_second_radiograph_finds_its_patient_where_it_is_the_same_picture(auxiliary: torch.Tensor) -> None:
     sample, _ = opened_sample(auxiliary)
     relatives = [replace(image, file="again") for image in sample.radiographs[:4]]
@@ -257,3 +290,13 @@ def test_second_radiograph_finds_its_patient_where_it_is_the_same_picture(auxili
     assert [row.figure for row in rows if isinstance(row, Row) and row.metric == "top-1"] == [1.0, 1.0]
     (left_out,) = link_patients(sample, relatives[:1])
     assert "it needs 3" in left_out.reason
+
+
+def test_linkage_says_what_it_starts_from(auxiliary: torch.Tensor) -> None:
+    sample, _ = opened_sample(auxiliary[:6])
+    rows = list(link_images(replace(sample, again=sample), auxiliary[6:, 0].numpy()))
+    exports = [row for row in rows if row.knowledge == Knowledge(other_exports=True)]
+    assert {row.attack.split(",")[1] for row in exports} == {" from another site's export of it"}
+    assert [row.figure for row in exports if row.metric == "top-1"] == [1.0, 1.0], "the very same tokens"
+    patients = link_patients(sample, [replace(image, file="again") for image in sample.radiographs[:4]])
+    assert all(row.knowledge == Knowledge(known_patients=True) for row in patients if isinstance(row, Row))

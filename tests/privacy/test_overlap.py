@@ -7,7 +7,7 @@ from monai.transforms import RandAffine
 
 from msdino_monai.privacy.assembly import patch_classes, top_match
 from msdino_monai.privacy.inversion import cut_patches
-from msdino_monai.privacy.overlap import LinearMap, Registration, bridge, fit_patches, register, warp
+from msdino_monai.privacy.overlap import LinearMap, Registration, bridge, can_bridge, fit_patches, register, warp
 
 
 def second_view(picture: np.ndarray, turn: float, scale: tuple[float, float], shift: tuple[float, float]) -> np.ndarray:
@@ -58,6 +58,15 @@ def test_gamma_and_map_between_views_are_found(views: tuple[np.ndarray, np.ndarr
     found = register(one, two)
     assert found.log_gamma == pytest.approx(-np.log(1.3), abs=0.1)
     np.testing.assert_allclose(found.linear.matrix, np.eye(2), atol=0.12)
+
+
+def test_wide_margin_is_out_of_reach_of_another_view() -> None:
+    assert can_bridge(12, 16)
+    assert not can_bridge(10, 16)
+    patches = np.random.default_rng(0).random((9, 10, 10)).astype(np.float32)
+    scores = bridge(patches, patches, Registration(0.0, LinearMap()), 16)
+    assert not scores.right.any()
+    assert not scores.down.any()
 
 
 def test_other_view_bridges_the_margin(views: tuple[np.ndarray, np.ndarray]) -> None:

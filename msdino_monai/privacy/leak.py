@@ -1,0 +1,197 @@
+"""Does an export tell more than shuffled tokens? Orders, values and files are held against what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from msdino_monai.privacy.embedder import KnownEmbedder
+from msdino_monai.privacy.order import expected_tokens
+from msdino_monai.vault.manifest import MANIFEST_FILE
+from msdino_monai.vault.quantise import quantise
+from msdino_monai.vault.shard import SHARD_FILE, SHARD_FOLDER
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Found = Mapping[str, Bools]  # a way to leak, and which of the images (B,) or views (R,) leak so
+
+_MATCHES = 12  # places in common with a fresh shuffle: one is expected, twelve happen once in a billion
+_DEVIATIONS = 6.5  # standard deviations from what fresh shuffles give: once in ten billion
+_RARE_DEVIATIONS = 9.0  # the same of a count, whose chance falls more slowly
+_MISFITS = 0.1  # share of one component's values that may be further from the truth than rounding explains
+_SINGLE_PRECISION = 1e-5  # an error of sums in float32 is smaller
+_SHORTEST_NAME = 5  # letters of an identifier below which chance finds it in megabytes
+
+
+def order_leaks(orders: Integers, grid: tuple[int, int]) -> tuple[Bools, list[str]]:
+    """Which images' true orders (B, V, K), as written, are not fresh shuffles; and in what way.
+
+    Views are judged one by one, and all together: a small lean in every view is a leak, too.
+    """
+    images, _, kept = orders.shape
+    flat = orders.reshape(-1, kept)
+    rows, columns = np.divmod(flat, grid[1])
+    edge = np.abs(rows - (grid[0] - 1) / 2) + np.abs(columns - (grid[1] - 1) / 2)
+    limit = min(_MATCHES, kept)
+    traits = np.stack([flat, rows, columns, rows + columns, rows - columns, edge], -1).astype(np.float64)
+    return _each_image(
+        {
+            "tokens lie where they were": _many((flat == np.arange(kept)).sum(1), kept / (grid[0] * grid[1]), limit),
+            "tokens follow each other in equal steps": _commonest_step(flat) >= limit - 1,
+            "neighbours follow each other": _adjacency(rows, columns) > _RARE_DEVIATIONS,
+            "tokens lie roughly in order": _leaning(traits),
+            "shuffles repeat": _repeats(flat, limit),
+        },
+        images,
+    )
+
+
+def content_leaks(tokens: Floats) -> tuple[Bools, list[str]]:
+    """Which images' tokens (B, V, K, D) lie in an order that what they show decides."""
+    flat = tokens.reshape(-1, *tokens.shape[2:]).astype(np.float64)
+    length = np.linalg.norm(flat, axis=-1, keepdims=True)
+    return _each_image({"tokens lie sorted by what they show": _leaning(np.append(flat, length, -1))}, len(tokens))
+
+
+def value_leaks(
+    tokens: Floats, views: Floats, orders: Integers, embedder: KnownEmbedder, *, noise: float, dtype: str
+) -> tuple[Bools, list[str]]:
+    """Which images' tokens (B, V, K, D) are not the embedding of their views (B, V, H, W): room for a hidden message.
+
+    With noise, whether it is as strong as the manifest says, drawn afresh, and the same everywhere.
+    """
+    shape = tokens.shape[:2]
+    whole = np.stack([expected_tokens(view, embedder) for image in views for view in image])  # (R, N, D)
+    flat, places = tokens.reshape(-1, *tokens.shape[2:]), orders.reshape(-1, orders.shape[-1])
+    embedded = np.take_along_axis(whole, places[..., None], 1)
+    stored, scale = quantise(embedded, dtype)
+    scale = scale[:, None, None]
+    if not noise:
+        step = np.spacing(np.abs(stored)).astype(np.float32) if dtype == "float16" else scale
+        misfits = np.abs(flat - embedded) > 0.5 * step + _SINGLE_PRECISION
+        return _each_image({"values are not what the embedding gives": misfits.mean(1).max(1) > _MISFITS}, shape[0])
+    spread = noise * whole.std(axis=(1, 2), keepdims=True)
+    has_noise = spread > _SINGLE_PRECISION  # a view of one grey value has none
+    residual = np.where(has_noise, (flat - embedded) / np.maximum(spread, _SINGLE_PRECISION), 0)
+    size = residual.std(axis=(1, 2), keepdims=True)
+    residual /= np.maximum(size, 1e-9)
+    everywhere = np.full(len(flat), fill_value=True)
+    at_cells = np.zeros_like(whole)
+    np.put_along_axis(at_cells, places[..., None], residual, 1)
+    side = embedder.grid[1]
+    traits = np.stack([*np.divmod(places, side)], -1).astype(np.float64)  # (R, K, 2)
+    return _each_image(
+        {
+            "noise is weaker than the manifest says": (has_noise & (size < 0.8))[:, 0, 0],
+            "noise repeats": everywhere & (_repeated(residual) or _repeated(at_cells)),
+            "noise follows the place": everywhere & _follows(residual, traits),
+        },
+        shape[0],
+    )
+
+
+def row_leaks(keys: Mapping[str, Sequence[Any]]) -> list[str]:
+    """By which of these keys the images, in the order in which they lie in the files, are sorted."""
+    return [f"images lie in the order of their {name}" for name, values in keys.items() if rows_follow(values)]
+
+
+def rows_follow(values: Sequence[Any]) -> bool:
+    """Whether values, in the order in which their images lie in the files, rise or fall."""
+    count = len(values)
+    if count < 8 or len(set(values)) < 8:
+        return False
+    ranks = np.unique(np.array(values), return_inverse=True)[1].astype(np.float64)
+    correlation = abs(float(np.corrcoef(ranks, np.arange(count))[0, 1]))
+    return correlation > 0.999 or correlation * (count - 1) ** 0.5 > 5
+
+
+def file_leaks(export_dir: Path, opened_dir: Path, identifiers: Iterable[str]) -> list[str]:
+    """What the files of an export hold beyond a manifest and tokens; `opened_dir` holds the unsealed shards."""
+    found = []
+    for path in (path for path in export_dir.rglob("*") if path.is_file()):
+        is_shard = path.parent.name == SHARD_FOLDER and SHARD_FILE.fullmatch(path.name)
+        if not is_shard and path != export_dir / MANIFEST_FILE:
+            found.append("the folder holds a file that is no shard")
+    opened = sorted(opened_dir.rglob("*.npy"))
+    for path in opened:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.stat().st_size != table.offset + table.nbytes:
+            found.append("a shard is longer than its tokens")
+    words = [word.encode() for word in set(identifiers) if len(word) >= _SHORTEST_NAME]
+    texts = [path.read_bytes() for path in (export_dir / MANIFEST_FILE, *opened)]
+    if any(word in text for text in texts for word in words):
+        found.append("a file name or patient number stands in the files")
+    return sorted(set(found))
+
+
+def _each_image(found: Found, images: int) -> tuple[Bools, list[str]]:
+    """Views (R,) of images (B,), in order, to images; and the ways that were found."""
+    leaking = np.any(list(found.values()), axis=0).reshape(images, -1).any(1)
+    return leaking, [name for name, which in found.items() if which.any()]
+
+
+def _many(counts: npt.NDArray[np.integer[Any]], expected: float, limit: int) -> Bools:
+    """Which counts (R,) are too large, or all of them if their sum is."""
+    total = len(counts) * expected
+    too_many = counts.sum() - total > _RARE_DEVIATIONS * max(total, 1) ** 0.5
+    return np.asarray((counts >= limit) | too_many)
+
+
+def _leaning(traits: npt.NDArray[np.float64]) -> Bools:
+    """Which views' traits (R, K, T) rise or fall with the place in the file; all views, if they do so together.
+
+    A fresh shuffle pairs any values with places at random: the correlation has deviation 1 / sqrt(K - 1).
+    """
+    kept = traits.shape[1]
+    place = np.arange(kept) - (kept - 1) / 2
+    centred = traits - traits.mean(1, keepdims=True)
+    norms = np.linalg.norm(centred, axis=1) * np.linalg.norm(place)
+    deviations = np.einsum("k,rkt->rt", place, centred) / np.maximum(norms, 1e-9) * (kept - 1) ** 0.5
+    together = np.abs(deviations.sum(0)).max() / len(traits) ** 0.5 > _DEVIATIONS
+    return np.asarray((np.abs(deviations).max(1) > _DEVIATIONS) | together)
+
+
+def _commonest_step(flat: Integers) -> Integers:
+    """How often each order's (R, K) commonest step from one cell to the next is taken."""
+    steps = np.diff(flat, axis=1)
+    return np.array([np.unique(row, return_counts=True)[1].max(initial=0) for row in steps], dtype=np.int64)
+
+
+def _adjacency(rows: Integers, columns: Integers) -> npt.NDArray[np.float64]:
+    """Of each order (R, K): how many tokens are followed by one that touches them, in deviations from chance."""
+    found = []
+    for row, column in zip(rows, columns, strict=True):
+        apart = np.maximum(np.abs(row[:, None] - row), np.abs(column[:, None] - column))
+        share = (apart == 1).sum() / max(1, apart.size - len(apart))
+        expected = share * (len(row) - 1)
+        followed = (np.diagonal(apart, 1) == 1).sum()
+        found.append((followed - expected) / max(expected * (1 - share), 1) ** 0.5)
+    return np.array(found)
+
+
+def _repeats(flat: Integers, limit: int) -> Bools:
+    """Which orders (R, K) share too many places with another one."""
+    shared = np.array([(flat == order).sum(1) for order in flat])  # (R, R)
+    np.fill_diagonal(shared, 0)
+    return np.asarray((shared >= limit).any(1))
+
+
+def _repeated(residual: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether noise (R, K, D) of unit size is alike in all views: its mean over them is then larger than 1 / R."""
+    views = np.maximum((residual != 0).any(2).sum(0), 1)  # (K,): how many views fill the place
+    sums = residual.sum(0) ** 2 / views[:, None]  # about chi-squared, each
+    known = (residual != 0).any(2).sum(0) > 1
+    count = int(known.sum()) * residual.shape[-1]
+    return len(residual) > 2 and count > 0 and float(sums[known].sum() - count) / (2 * count) ** 0.5 > _RARE_DEVIATIONS
+
+
+def _follows(residual: npt.NDArray[np.floating[Any]], traits: npt.NDArray[np.float64]) -> bool:
+    """Whether noise (R, K, D) leans with traits of the place (R, K, T), all views taken together."""
+    centred = traits - traits.mean(1, keepdims=True)
+    leaning = np.einsum("rkt,rkd->td", centred, residual)
+    return bool((np.abs(leaning) / np.linalg.norm(centred, axis=(0, 1))[:, None]).max() > _DEVIATIONS)

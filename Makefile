@@ -5,16 +5,20 @@ BIN := $(VENV)/bin
 DEMO ?= demo
 SIZE ?= demo
 WORKERS ?= 2
+# COVER= runs the tests without counting what they run.
+COVER ?= --cov
 
-.PHONY: help demo test test-monailabel verify lint bench value clean
+.PHONY: help demo test test-monailabel verify lint bench figures value study clean
 
 help:
 	@echo "make demo   install, then walk the whole way on three synthetic hospitals; ends with $(DEMO)/report.html"
-	@echo "make test   the test suite"
+	@echo "make test   the test suite, and how much of the package it runs; TESTS=tests/vault runs a part, uncounted"
 	@echo "make test-monailabel  the bundles in a MONAI Label server, in an environment of its own"
 	@echo "make verify the model zoo's checks on all bundles, and a package in an environment of its own"
 	@echo "make lint   formatting, lint and types"
 	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
+	@echo "make figures  write the figures of READMEs and eval_metrics anew from docs/benchmarks/"
+	@echo "make study  both papers' claims side by side, five seeds"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
 
 # torch first and alone: its wheel decides what else is downloaded.
@@ -29,7 +33,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python demo.py --output_dir $(DEMO) --size $(SIZE)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(or $(TESTS),$(COVER))
 
 test-monailabel:
 	PYTHON=$(PYTHON) tests/monailabel/run --quiet
@@ -52,9 +56,17 @@ bench: $(VENV)/.installed
 	    $(BIN)/python benchmarks/$$name.py --output_file docs/benchmarks/$$name.json || exit 1; \
 	done
 
+# After a benchmark or, as `make figures FIGURES="--demo demo"`, after a demo.
+figures: $(VENV)/.installed
+	$(BIN)/python docs/figures.py $(FIGURES)
+
 # An hour or so on two cores; goes on where it stopped.
 value: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --output_file docs/benchmarks/pretraining_value.json
 
+# Some hours on two cores; goes on where it stopped. docs/study-protocol.md says what it does.
+study: $(VENV)/.installed
+	$(BIN)/python benchmarks/study --work_dir study --output_file docs/benchmarks/study.json
+
 clean:
-	rm -rf $(VENV) .venv-monailabel $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-monailabel $(DEMO) .coverage* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -8,13 +8,17 @@ Run it again to go on: what is finished is kept. `--size small` is quicker and l
 from __future__ import annotations
 
 import argparse
+import csv
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +26,7 @@ from typing import Any
 
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
 QUARANTINED = 3  # exit status: finished, and some files were set aside
+GRACE = 30.0  # seconds a command has to stop when it is told to
 Command = list[str]
 
 
@@ -47,7 +52,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Commands that belong together; `seconds` is what they took on two quiet cores.
+    """Commands that belong together; `seconds` is what they took on two busy cores.
 
     A command that wrote the file `verdict` has done its work, whatever the verdict is.
     """
@@ -67,19 +72,19 @@ class Way:
     def stages(self) -> list[Stage]:
         each = [(name, name.replace("_", " ").title()) for name in HOSPITALS]
         return [
-            Stage("Three synthetic hospitals, and the keys of all sides", 30, self.prepare),
+            Stage("Three synthetic hospitals, and the keys of all sides", 95, self.prepare),
             Stage(
                 "Hospital A's privacy officer sees what an attacker would get",
-                60,
+                64,
                 self.audit,
                 self.folder / "audit" / "audit.json",
             ),
-            *(Stage(f"{title} exports, once", 20, partial(self.export, name)) for name, title in each),
-            Stage("The coordinator pretrains one body on three exports", 90, self.pretrain),
-            *(Stage(f"{title} learns from few labels", 60, partial(self.finetune, name)) for name, title in each),
-            Stage("Hospital A tries its models", 60, self.use),
-            Stage("Three hospitals federate a SAM for kidneys and tumours", 150, self.federate),
-            Stage("Bundles with their weights, and the report", 10, self.report),
+            *(Stage(f"{title} exports, once", 32, partial(self.export, name)) for name, title in each),
+            Stage("The coordinator pretrains one body on three exports", 150, self.pretrain),
+            *(Stage(f"{title} learns from few labels", 135, partial(self.finetune, name)) for name, title in each),
+            Stage("Hospital A tries its models", 43, self.use),
+            Stage("Three hospitals federate a SAM for kidneys and tumours", 420, self.federate),
+            Stage("Bundles with their weights, and the report", 7, self.report),
         ]
 
     def prepare(self) -> Iterator[Command]:
@@ -196,6 +201,38 @@ class Way:
             shutil.copytree(Path("bundles") / name, target, ignore=shutil.ignore_patterns("models", "__pycache__"))
             if models is not None:
                 shutil.copytree(models, target / "models")
+                self.mark(target / "configs" / "metadata.json", self.scores()[name])
+
+    def mark(self, metadata: Path, scores: dict[str, float]) -> None:
+        """Say in a bundle what its weights are, with their own scores in place of the benchmarks'."""
+        content = json.loads(metadata.read_text(encoding="utf-8"))
+        content["data_source"] = "SYNTHETIC images of `make demo`; these weights show that it runs, and know no patient"
+        content["eval_metrics"] = {f"synthetic_demo_{key}": value for key, value in scores.items()}
+        metadata.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Of each model, on hospital A's test images, or as its training wrote them."""
+
+        def tested(task: str) -> Any:
+            return self.read(f"{task}/{HOSPITALS[0]}/test/metrics.json")
+
+        with (self.folder / "pretraining" / "curves.csv").open(encoding="utf-8", newline="") as file:
+            probed = [row for row in csv.DictReader(file) if row.get("linear_auc")]
+        probes = {name: float(probed[-1][name]) for name in ("linear_auc", "knn_auc")} if probed else {}
+        federation = self.read("federation/federated.json")
+        best, start = federation["best"], federation["validation"][0]["mean"]
+        return {
+            "cxr_msdino_pretraining": probes,
+            "cxr_classification": {"test_mean_auc": tested("classification")["mean"]["auc"]["value"]},
+            "cxr_segmentation": {"test_mean_dice": tested("segmentation")["mean_dice"]["value"]},
+            "sam_federated_segmentation": {
+                f"validation_{best['metric']}": best["score"],
+                f"validation_{best['metric']}_at_the_start": start.get(best["metric"]),
+            },
+        }
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
     @property
     def public_key(self) -> Path:
@@ -245,6 +282,65 @@ def clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+def surroundings(folder: Path) -> dict[str, str]:
+    """The environment, with the caches that libraries would leave in the home directory and in /tmp."""
+    cache = folder.resolve() / ".cache"
+    own = {"MPLCONFIGDIR": cache / "matplotlib", "TORCHINDUCTOR_CACHE_DIR": cache / "torch", "XDG_CACHE_HOME": cache}
+    return {**{name: str(path) for name, path in own.items()}, **os.environ}
+
+
+def machine(folder: Path) -> Any:
+    """Hardware and versions; asked of a process of its own, for libraries keep caches as soon as they are imported."""
+    ask = "import json; from msdino_monai.machine import machine; print(json.dumps(machine()))"
+    said = subprocess.run(  # noqa: S603 (our own command)
+        [sys.executable, "-c", ask], env=surroundings(folder), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(said.stdout.splitlines()[-1])
+
+
+def run(command: Command, folder: Path) -> int:
+    """The command's status; whoever interrupts us stops it too, with all the processes it started."""
+    # In a session of its own: a Ctrl-C then reaches us alone, and no process below prints where it stood.
+    process = subprocess.Popen(command, start_new_session=True, env=surroundings(folder))  # noqa: S603 (our own)
+    try:
+        return process.wait()
+    except BaseException:
+        stop(process)
+        raise
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a command and its group: politely, and after a while not."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        print("it does not stop by itself; ending it.", file=sys.stderr)
+    with suppress(ProcessLookupError):  # what is left of the group
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """A JSON file that is never half-written, so that the demo can always go on from it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    temporary.replace(path)
+
+
+def remember(line: str, path: Path) -> None:
+    """Add a command to the list that the report shows; once, however often it was repeated."""
+    known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if line not in known:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
 def walk(way: Way) -> None:
     """Every stage that is not finished yet, with what it runs, how long it took and how long the rest may take."""
     way.folder.mkdir(parents=True, exist_ok=True)
@@ -264,11 +360,12 @@ def walk(way: Way) -> None:
         elapsed = time.monotonic() - started
         print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
         begun = time.monotonic()
+        if stage.verdict:
+            stage.verdict.unlink(missing_ok=True)  # an earlier one would hide a failure
         for command in stage.commands():
             print(f"\n$ {shown(command)}", flush=True)
-            with (way.folder / "commands.txt").open("a", encoding="utf-8") as file:
-                file.write(shown(command) + "\n")
-            status = subprocess.run(command, check=False).returncode  # noqa: S603 (our own commands)
+            remember(shown(command), way.folder / "commands.txt")
+            status = run(command, way.folder)
             if status == 1 and stage.verdict and stage.verdict.exists():
                 print("\nA hospital would stop here. The demo goes on: its images are synthetic.")
             elif status not in (0, QUARANTINED):
@@ -278,7 +375,8 @@ def walk(way: Way) -> None:
                 )
         finished[stage.title] = time.monotonic() - begun
         expected, taken = expected + stage.seconds, taken + finished[stage.title]
-        done_file.write_text(json.dumps(page, indent=1))
+        page |= {"date": time.strftime("%Y-%m-%d"), "machine": page.get("machine") or machine(way.folder)}
+        write_whole(done_file, page)
     print(f"\nDone in {clock(time.monotonic() - started)}. The report: {way.folder / 'report.html'}")
 
 
@@ -287,10 +385,14 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("demo"))
     parser.add_argument("--size", choices=SIZES, default="demo")
     arguments = parser.parse_args()
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(each) != signal.SIG_IGN:  # nohup has its reasons
+            signal.signal(each, interrupt)
     try:
         walk(Way(arguments.output_dir, SIZES[arguments.size]))
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; the same command goes on from here.")
+        print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

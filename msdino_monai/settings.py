@@ -9,12 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
+from monai.utils.misc import MONAIEnvVars
 
 from msdino_monai.distributed import rank, under_torchrun
 from msdino_monai.errors import UserError
 from msdino_monai.flags import check_flags, split_flags
 from msdino_monai.images.quarantine import Quarantine
+from msdino_monai.origin import config_files, origin
 
 # What `monai.bundle run` itself takes.
 _RUN_FLAGS = (
@@ -41,18 +44,41 @@ def check_settings(required: Mapping[str, Any]) -> None:
     if is_command_line() or _is_label_training():
         sys.excepthook = one_line_excepthook
     if is_command_line():
-        check_flags(sys.argv[2:], [*known_settings(sys.argv[2:]), *_RUN_FLAGS])
+        given = check_flags(sys.argv[2:], [*known_settings(sys.argv[2:]), *_RUN_FLAGS])
+        _check_device(given.get("device", "cpu"))
     missing = [name for name, value in required.items() if value is None or str(value).strip() == ""]
     if missing:
-        raise UserError(f"missing {', '.join(f'--{name}' for name in missing)}.")
+        flags = ", ".join(f"--{name}" for name in missing)
+        if is_command_line():
+            raise UserError(f"missing {flags}.")
+        keywords = ", ".join(f"{name}=..." for name in missing)
+        raise UserError(
+            f"missing {flags}; a program gives {keywords} to the workflow, or to MONAI's load as args_file."
+        )
+
+
+def _check_device(name: str) -> None:
+    """torch says of a wrong device which ones it was built with, all of them; expressions are the bundle's own."""
+    if name.startswith(("$", "@", "%")):
+        return
+    try:
+        device = torch.device(int(name) if name.isdigit() else name)
+    except RuntimeError:
+        raise UserError(f"--device must be cpu, cuda or cuda:0 for example, got {name!r}.") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"--device is {name}, but torch finds {count} GPUs here; leave it out, or give another.")
 
 
 def needed_from_people(**required: Any) -> dict[str, Any]:
-    """What the command line must give; a program like MONAI Label may put the images into the configuration instead.
+    """What the command line must give; a program may need the network alone, or put the images into the configuration.
 
-    Under torchrun nobody knows here who it was; then the reading of the images asks for what is missing.
+    Under torchrun nobody knows here who it was; then the reading of the images asks for what is missing. What is given
+    must not be empty: it would name the current folder.
     """
-    return required if is_command_line() and not under_torchrun() else {}
+    if is_command_line() and not under_torchrun():
+        return required
+    return {name: value for name, value in required.items() if value is not None}
 
 
 def known_settings(flags: Sequence[str]) -> list[str]:
@@ -60,9 +86,8 @@ def known_settings(flags: Sequence[str]) -> list[str]:
     given = {name: value for name, value in split_flags(flags) if value is not None}
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
-    files = given.get("config_file", "")
-    paths = [part.strip(" '\"") for part in files.strip("[]()").split(",")] if isinstance(files, str) else list(files)
-    names = [name for path in paths if path for name in ConfigParser.load_config_file(path) if not name.startswith("_")]
+    paths = config_files(flags)
+    names = [name for path in paths for name in ConfigParser.load_config_file(path) if not name.startswith("_")]
     tracking = str(given.get("tracking", ""))
     return names + (list(ConfigParser.load_config_file(tracking)["configs"]) if tracking.endswith(".json") else [])
 
@@ -73,14 +98,21 @@ def text_setting(name: str, value: Any) -> str:
 
 
 def one_line_excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An error the user can put right is one line, however deep MONAI has wrapped it; any other keeps its traceback."""
+    """An error the user can put right is one line, however deep MONAI has wrapped it; any other keeps its traceback.
+
+    The line ends with the wrong setting, its value and its place; the whole traceback follows with `MONAI_DEBUG=1`.
+    """
     if isinstance(error, KeyboardInterrupt):
         print("interrupted; the same command goes on from here.", file=sys.stderr)
         return
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError) or (isinstance(cause, ValueError) and _is_ours(cause)):
-            print(f"error: {_without_worker_traceback(str(cause))}", file=sys.stderr)
+            message = _without_worker_traceback(str(cause))
+            place = origin(message, error, sys.argv[2:]) if is_command_line() else ""
+            print(f"error: {message}" + (f" ({place})" if place else ""), file=sys.stderr)
+            if MONAIEnvVars.debug():
+                sys.__excepthook__(kind, error, trace)
             return
         if isinstance(cause, RuntimeError) and re.match(r"DataLoader worker .* (killed|exited)", str(cause)):
             advice = "give it fewer --num_workers or more memory; the same command goes on from here."

@@ -4,8 +4,11 @@ import importlib
 import importlib.util
 import json
 import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,8 +108,106 @@ def test_bundles_of_the_demo_hold_the_weights(
         (tmp_path / name / "model.pt").touch()
     (tmp_path / "federation" / "global").mkdir(parents=True)
     (tmp_path / "federation" / "global" / "model.pt").touch()
+    write_results(tmp_path)
     demo.Way(tmp_path, demo.SIZES["small"]).complete_bundles()
     found = {path.parents[1].name for path in (tmp_path / "bundles").glob("*/models/model.pt")}
     assert found == {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()} - {"cxr_embedding_export"}
     for bundle in (tmp_path / "bundles").iterdir():
-        assert json.loads((bundle / "configs" / "metadata.json").read_text())["version"]
+        metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+        assert metadata["version"]
+        assert metadata["data_source"].startswith("SYNTHETIC") is (bundle / "models").is_dir()
+    metadata = json.loads((tmp_path / "bundles" / "cxr_segmentation" / "configs" / "metadata.json").read_text())
+    assert metadata["eval_metrics"] == {"synthetic_demo_test_mean_dice": 0.25}
+
+
+def write_results(folder: Path) -> None:
+    """What the models of a demo have left of their scores."""
+    (folder / "pretraining" / "curves.csv").write_text("epoch,loss,linear_auc,knn_auc\n1,2.0,0.5,0.6\n2,1.0,,\n")
+    for task, content in (
+        ("classification", {"mean": {"auc": {"value": 0.75}}}),
+        ("segmentation", {"mean_dice": {"value": 0.25}}),
+    ):
+        (folder / task / "hospital_a" / "test").mkdir(parents=True)
+        (folder / task / "hospital_a" / "test" / "metrics.json").write_text(json.dumps(content))
+    best = {"metric": "val_mean_dice", "score": 0.1, "round": 1}
+    content = {"best": best, "validation": [{"round": 0, "mean": {"val_mean_dice": 0.2}}]}
+    (folder / "federation" / "federated.json").write_text(json.dumps(content))
+
+
+# Starts a process of its own, says so, and would run for a minute; what it was told it writes down.
+CHILD = """
+import subprocess, sys, time, pathlib
+folder = pathlib.Path(sys.argv[1])
+below = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+if not (folder / "begun").exists():
+    (folder / "begun").write_text(str(below.pid))
+    time.sleep(60)
+below.kill()
+below.wait()
+"""
+DEMO = """
+import importlib.util, pathlib, sys
+sys.argv, folder = ["demo.py", "--output_dir", sys.argv[2]], pathlib.Path(sys.argv[2])
+spec = importlib.util.spec_from_file_location("demo", {path!r})
+sys.modules["demo"] = demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+def commands():
+    yield [sys.executable, "-c", {child!r}, str(folder)]
+demo.Way.stages = lambda self: [
+    demo.Stage("First", 1, lambda: iter([[sys.executable, "-c", "print('first ran')"]])),
+    demo.Stage("Second", 1, commands),
+]
+demo.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_demo_says_one_line_leaves_no_process_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    program = DEMO.format(path=str(ROOT / "demo.py"), child=CHILD)
+    command = [sys.executable, "-c", program, "demo.py", str(tmp_path)]
+    begun = tmp_path / "begun"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: begun.exists() and begun.read_text())
+        process.send_signal(number)
+        said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "interrupted; the same command goes on from here."
+    assert "Traceback" not in said
+    wait_until(lambda: not Path(f"/proc/{begun.read_text()}").exists())
+    again = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "First: finished before" in again.stdout
+    assert "Done in" in again.stdout
+
+
+def wait_until(true: Callable[[], Any]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "nothing happened for a minute"
+        time.sleep(0.05)
+
+
+def test_command_is_listed_once_however_often_it_runs(demo: ModuleType, tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            demo.walk(way_of(demo, tmp_path, python("pass"), python("raise SystemExit(1)")))
+    assert len((tmp_path / "commands.txt").read_text().splitlines()) == 2
+
+
+def test_caches_of_libraries_stay_in_the_folder(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    program = "import matplotlib.font_manager, torch._inductor.runtime.cache_dir_utils as c; print(c.cache_dir())"
+    demo.walk(way_of(demo, tmp_path / "demo", python(program)))
+    assert (tmp_path / "demo" / ".cache" / "matplotlib").is_dir()
+    assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_old_verdict_does_not_hide_a_failure(demo: ModuleType, tmp_path: Path) -> None:
+    verdict = tmp_path / "audit.json"
+    verdict.touch()
+    with pytest.raises(SystemExit, match="Repeat"):
+        demo.walk(way_of(demo, tmp_path, python("raise SystemExit(1)"), verdict=verdict))

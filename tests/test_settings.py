@@ -174,6 +174,35 @@ def test_people_must_name_their_images_and_programs_may_bring_them(monkeypatch: 
     assert needed_from_people(dataset_dir=None) == {"dataset_dir": None}
     monkeypatch.setattr(sys, "argv", ["/x/their_program.py"])
     assert needed_from_people(dataset_dir=None) == {}
+    with pytest.raises(UserError, match=r"missing --dataset_dir; a program gives dataset_dir=\.\.\."):
+        check_settings(needed_from_people(dataset_dir=""))
+
+
+@pytest.mark.usefixtures("typed")
+@pytest.mark.parametrize(("device", "said"), [("gpu", "must be cpu"), ("cuda:9", "torch finds")])
+def test_device_that_is_not_there_is_refused(device: str, said: str, typed: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"device": "$nobody.reads()"}')
+    check_settings({})
+    typed.extend(["--device", device])
+    with pytest.raises(UserError, match=said):
+        check_settings({})
+
+
+def test_message_ends_with_the_setting_and_its_place(
+    typed: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed.extend(["--noise", "2"])
+    (tmp_path / "a.json").write_text('{"run": ["$@evaluator.run()"], "network_def": {"_target_": "x"}, "noise": 0}')
+    for message, place in {
+        "--noise must be small.": "noise = 2 on the command line",
+        "batch_size must be positive, got 1.": f"batch_size = 1 in {tmp_path}/b.json",
+        "no disk; free 2 GB.": "",
+        "run the audit first.": "",
+        "network_def cannot be built.": "",
+        "missing --dataset_dir.": "",
+    }.items():
+        one_line_excepthook(UserError, UserError(message), None)
+        assert capsys.readouterr().err == f"error: {message}" + (f" ({place})" if place else "") + "\n"
 
 
 def test_training_in_monai_label_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

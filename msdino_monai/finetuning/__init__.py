@@ -1,6 +1,7 @@
 """The hospital's second side: a returned body, few labels, and a network that classifies or segments."""
 
 from msdino_monai.finetuning.best import BestWeights
+from msdino_monai.finetuning.curves import Curves
 from msdino_monai.finetuning.datalist import read_datalist
 from msdino_monai.finetuning.dataset import ImageCache, TrainingImages, TrainingQuarantine, ValidationImages
 from msdino_monai.finetuning.description import load_network, read_description, save_network
@@ -19,6 +20,7 @@ __all__ = [
     "AveragedWeights",
     "BestWeights",
     "ClipGradients",
+    "Curves",
     "EpochSampler",
     "EpochSeed",
     "ImageCache",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class ModelCard:
     def __init__(self, model: str | Path, metadata: str | Path, task: str, first_channel: int = 0) -> None:
         self.model = Path(str(model)).expanduser()
         self.configs = Path(str(metadata)).parent
+        if not Path(str(metadata)).is_file():
+            advice = "give bundle_root, the bundle's folder (to MONAI's load as args_file={'bundle_root': ...})"
+            raise UserError(f"there is no {metadata}; {advice}.")
         content = json.loads(Path(str(metadata)).read_text(encoding="utf-8"))
         self.bundle_version = str(content["version"])
         self.said = read_description(self.model)
@@ -39,7 +43,8 @@ class ModelCard:
     def check(self) -> None:
         """Refuse to predict without a model, or with one that does not say what it is."""
         if not self.model.is_file():
-            train = f"{self.configs / 'train.json'} --bundle_root {self.configs.parent} --dataset_dir <data>"
+            config, root = shlex.quote(str(self.configs / "train.json")), shlex.quote(str(self.configs.parent))
+            train = f"{config} --bundle_root {root} --dataset_dir <data>"
             raise UserError(
                 f"there is no model {self.model}; name its file with --model, or train one: "
                 f"python -m monai.bundle run --config_file {train}"

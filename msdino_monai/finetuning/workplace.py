@@ -11,6 +11,7 @@ import torch
 
 from msdino_monai.distributed import under_torchrun, world_size
 from msdino_monai.errors import UserError
+from msdino_monai.machine import remember_run
 from msdino_monai.vault.atomic import make_folder
 
 
@@ -21,13 +22,15 @@ def file_names(texts: Sequence[str]) -> list[str]:
 
 
 def begin(seed: int, output_dir: str | Path, multi_gpu: bool) -> None:
-    """A folder to write to, and weights that depend on the seed alone."""
+    """A folder to write to, with a note of the run, and weights that depend on the seed alone."""
     if under_torchrun() and world_size() > 1 and not multi_gpu:
         raise UserError(
             "started by torchrun without multi_gpu_train.json; "
             "give --config_file \"['configs/train.json','configs/multi_gpu_train.json']\"."
         )
-    make_folder(Path(str(output_dir)).expanduser().resolve())
+    folder = Path(str(output_dir)).expanduser().resolve()
+    make_folder(folder)
+    remember_run(folder, seed)
     torch.manual_seed(seed)
 
 

@@ -11,11 +11,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from monai.utils import ensure_tuple_rep
+from numpy.typing import NDArray
 
 from msdino_monai.errors import RadiographError, one_line
 from msdino_monai.images.dicom import read_dicom
 from msdino_monai.images.display import fit, pad, stretch
 from msdino_monai.images.files import DICOM, RASTER, kind_of
+from msdino_monai.images.in_memory import radiograph_in_memory
 from msdino_monai.images.nifti import read_nifti
 from msdino_monai.images.radiograph import RADIOGRAPH_MODALITIES, Radiograph, Rules
 from msdino_monai.images.raster import read_raster
@@ -38,6 +40,8 @@ def read_radiograph(path: str | Path, rules: Rules = Rules(), with_patient: bool
 
 class LoadRadiograph(Transform):
     """A file to a (1, H, W) float image as a radiologist sees it: upright, air 0, dense 1, undistorted, padded.
+
+    A program may give an image that it has loaded already; `radiograph_in_memory` says what is then taken for granted.
 
     Args:
         img_size: height and width of the result, or one number for a square.
@@ -71,9 +75,13 @@ class LoadRadiograph(Transform):
         )
         self.with_patient = with_patient
 
-    def __call__(self, path: str | Path) -> MetaTensor:
-        path = _only_file(path)
-        radiograph = read_radiograph(path, self.rules, self.with_patient)
+    def __call__(self, image: str | Path | MetaTensor | NDArray[Any]) -> MetaTensor:
+        if isinstance(image, (str, Path)):
+            path = _only_file(image)
+            radiograph = read_radiograph(path, self.rules, self.with_patient)
+            about: dict[str, Any] = {"filename_or_obj": str(path)}
+        else:
+            radiograph, about = radiograph_in_memory(image, self.rules)
         turn = radiograph.orientation
         size = self.img_size[::-1] if turn.transpose else self.img_size
         stored = np.asarray(radiograph.stored)
@@ -85,7 +93,7 @@ class LoadRadiograph(Transform):
         pixels = stretch(-pixels if radiograph.inverted else pixels)
         pixels = pad(turn.apply(pixels), self.img_size)
         meta = {
-            "filename_or_obj": str(path),
+            **about,
             "stored_shape": stored.shape,
             "aspect": radiograph.aspect,
             "orientation": (turn.transpose, turn.flip_rows, turn.flip_columns),

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from msdino_monai.errors import RadiographError, UserError, one_line
 from msdino_monai.images.files import DICOM, NIFTI, kind_of
+from msdino_monai.images.in_memory import IN_MEMORY, array_of
 from msdino_monai.images.series import MAX_VOXELS, Voxels, read_series
 
 _ADVICE = "copy the file again from its source"
@@ -58,6 +59,29 @@ def read_volume(path: str | Path) -> MetaTensor:
     return _as_tensor(voxels, path)
 
 
+def volume_in_memory(image: Any) -> MetaTensor:
+    """A volume (X, Y, Z) or (1, X, Y, Z) that a program has loaded, with the affine it brings.
+
+    MONAI keeps affines in RAS. One whose meta says LPS is turned, but for MONAI Deploy's, which says so of one in RAS.
+    """
+    name = "in memory"
+    try:
+        if not isinstance(image, MetaTensor):
+            raise RadiographError("geometry", "an array lies nowhere", "give a path, or a MetaTensor with an affine")
+        values = array_of(image).astype(np.float32)
+        values = values.reshape(_three_axes(values.shape[1:] if values.ndim > 3 and len(values) == 1 else values.shape))
+        affine = np.asarray(torch.as_tensor(image.affine).cpu(), dtype=np.float64)
+        if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS and "nifti_affine_transform" not in image.meta:
+            affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        voxels = Voxels(np.ascontiguousarray(values), affine)
+        _check(voxels)
+    except RadiographError as error:
+        raise VolumeError(name, error.step, error.reason, error.advice) from error
+    volume = _as_tensor(voxels, name)
+    volume.meta.update({"filename_or_obj": str(image.meta.get("filename_or_obj", "")), IN_MEMORY: True})
+    return volume
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where a volume's voxels lie."""
@@ -71,7 +95,7 @@ class Grid:
 
 
 class LoadVolumed(MapTransform):
-    """Paths of volumes to what `read_volume` returns."""
+    """Paths of volumes to what `read_volume` returns; a volume that is loaded already keeps its place."""
 
     def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
@@ -79,7 +103,8 @@ class LoadVolumed(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         loaded = dict(data)
         for key in self.key_iterator(loaded):
-            loaded[key] = read_volume(loaded[key])
+            image = loaded[key]
+            loaded[key] = read_volume(image) if isinstance(image, (str, Path)) else volume_in_memory(image)
         return loaded
 
 

@@ -13,6 +13,7 @@ from msdino_monai.reporting.runs import Run, Runs, number, with_interval
 _IMAGES = 2  # with all that was made of them
 # What a manifest tells in clear and an audit states too.
 _SETTINGS = ("embedder_sha256", "num_tokens", "kept_tokens", "embedding_dim", "num_views", "dtype")
+_ADVICE = {"fail": " A hospital would stop here, and export nothing until settings are found that pass."}
 # Other measures of the same success; the audit's own page has them all.
 _DETAILS = ("psnr", "gmsd", "largest piece", "best neighbour before the solver", "mean average precision")
 
@@ -29,8 +30,10 @@ def add(page: Page, runs: Runs) -> None:
         _verdict(page, audit)
         _settings(page, audit, runs)
         if runs.pictures:
-            captions = [(path, _caption(audit, path)) for path in _few(audit)]
-            page.pictures([Picture(path, f"{audit.name}: {said}", said) for path, said in captions], size=150)
+            for place, image in enumerate(_few(audit), start=1):
+                page.paragraph(f"Image {place} of {audit.name}, and what the attacks made of it:")
+                captions = [(path, _caption(audit, path)) for path in image]
+                page.pictures([Picture(path, f"{audit.name}: {said}", said) for path, said in captions], size=140)
         _rows(page, audit)
     page.paragraph(
         "An audit attacks with the strongest attacks this project has. It is no proof that none is stronger."
@@ -41,9 +44,14 @@ def _verdict(page: Page, audit: Run) -> None:
     verdict = audit.content["verdict"]
     said: dict[str, Any] = verdict if isinstance(verdict, dict) else {"result": verdict}
     result = str(said.get("result", "")).lower()
-    title = {"pass": "passed", "fail": "failed"}.get(result, f"says {result or 'nothing'}")
+    title = {
+        "pass": "passed: every threshold is kept",
+        "fail": "failed: with these settings an attacker gets more than the thresholds allow",
+    }.get(result, f"says {result or 'nothing'}")
     kinds: dict[str, Literal["pass", "fail"]] = {"pass": "pass", "fail": "fail"}
-    page.verdict(kinds.get(result, "note"), f"The {audit.name} {title}", f"Audited on {_images(audit)}.")
+    page.verdict(
+        kinds.get(result, "note"), f"The {audit.name} {title}", f"Audited on {_images(audit)}.{_ADVICE.get(result, '')}"
+    )
     checks = [each for each in _items(said.get("checks")) if isinstance(each, dict)]
     rows: list[list[Cell]] = [
         [
@@ -88,11 +96,12 @@ def _images(audit: Run) -> str:
     )
 
 
-def _few(audit: Run) -> list[Path]:
-    """The pictures of the first images; the names of one image's pictures begin alike."""
-    found = sorted(path for path in audit.folder.rglob("*.png") if not path.is_symlink())
-    images = list(dict.fromkeys(path.name.partition("_")[0] for path in found))[:_IMAGES]
-    return [path for path in found if path.name.partition("_")[0] in images]
+def _few(audit: Run) -> list[list[Path]]:
+    """The pictures of the first images, image by image; the names of one image's pictures begin alike."""
+    images: dict[str, list[Path]] = {}
+    for path in sorted(path for path in audit.folder.rglob("*.png") if not path.is_symlink()):
+        images.setdefault(path.name.partition("_")[0], []).append(path)
+    return list(images.values())[:_IMAGES]
 
 
 def _caption(audit: Run, path: Path) -> str:
@@ -117,7 +126,11 @@ def _rows(page: Page, audit: Run) -> None:
         rows.append([*words, figure, chance, worst, row.get("n"), _knows(row)])
     if rows:
         header = ["attack", "measured", "figure", "guessing gives", "worst image", "n", "attacker has"]
-        said = "the figures with 95 % intervals over images. The audit's own page has further measures."
+        said = (
+            "the figures with 95 % intervals over images. ssim is likeness to the image, 1 is the image itself; "
+            "neighbours and places are the share of patches put right; top-1 is the share of images or patients found "
+            "at the first try. The audit's own page has further measures."
+        )
         page.table(header, rows, f"{audit.name}: {said}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from msdino_monai.reporting.chart import Chart
 from msdino_monai.reporting.page import Cell, Page
@@ -32,7 +33,7 @@ def _one(page: Page, run: Run) -> None:
             (
                 "best round",
                 best.get("round"),
-                f"{_words(best.get('metric'))} {number(best.get('score')):.3f}" if best else "",
+                f"{metric_words(best.get('metric'))} {number(best.get('score')):.3f}" if best else "",
             ),
         ]
     )
@@ -41,10 +42,11 @@ def _one(page: Page, run: Run) -> None:
     elif not said.get("complete"):
         page.verdict("note", "This federation is not finished")
     key = str(said.get("key_metric", ""))
+    _gain(page, said, best, key)
     charts = []
     if said.get("validation"):
         charts.append(
-            (_metric(said, key), f"{_words(key)} of the global weights, on each site's own validation images.")
+            (_metric(said, key), f"{metric_words(key)} of the global weights, on each site's own validation images.")
         )
     if said.get("traffic"):
         charts.append(
@@ -61,8 +63,24 @@ def _one(page: Page, run: Run) -> None:
     page.paragraph(f"All sites together sent and received {in_bytes(total)}.")
 
 
+def _gain(page: Page, said: dict[str, Any], best: dict[str, Any], key: str) -> None:
+    """Say plainly where the weights it began with did as well as the best that came after."""
+    start = next(
+        (number(each["mean"].get(key)) for each in said.get("validation") or () if each["round"] == 0), math.nan
+    )
+    score = number(best.get("score"))
+    if score <= start:
+        page.verdict(
+            "note",
+            "This federation is not better than its start",
+            f"The weights it began with had a {metric_words(key)} of {start:.3f} on the sites' validation images; the "
+            f"best round after that, {best.get('round')}, had {score:.3f}. The start is no candidate: what is kept as "
+            "the best is always a trained round. More rounds, larger images or another learning rate may change that.",
+        )
+
+
 def _metric(said: dict[str, object], key: str) -> str:
-    chart = Chart(_words(key), "round", "")
+    chart = Chart(metric_words(key), "round", "")
     entries: list[dict[str, dict[str, dict[str, float]]]] = said["validation"]  # type: ignore[assignment]
     for site in said["sites"]:  # type: ignore[attr-defined]
         points = [(number(each["round"]), number(each["sites"].get(site, {}).get(key))) for each in entries]
@@ -80,5 +98,7 @@ def _bytes(said: dict[str, object]) -> str:
     return chart.bars([str(step) for step in sorted(sums)], [sums[step] / 1e6 for step in sorted(sums)]).svg()
 
 
-def _words(name: object) -> str:
-    return str(name or "").replace("_", " ")
+def metric_words(name: object) -> str:
+    """A metric as people say it; what it was measured on stands beside it."""
+    said = str(name or "").removeprefix("val_").replace("_", " ")
+    return said.replace("dice", "Dice").replace("auc", "AUC")

@@ -9,6 +9,7 @@ from msdino_monai.reporting.roc import GRID, area, at, band, classes_of, roc, sc
 from msdino_monai.reporting.runs import Run, Runs, figure, read_table, with_interval
 
 _LINES = 3  # in one chart; bands of more hide each other
+_FEWEST = 8  # images from which a curve says anything
 _GROUPS = 2  # sets of images whose curves are drawn
 
 
@@ -34,7 +35,10 @@ def add(page: Page, runs: Runs) -> None:
         page.verdict("note", "Few patients", f"Under 50 patients, these figures are mostly chance: {', '.join(few)}.")
     page.charts([(_forest(runs.classifications), "With 95 % intervals; the broken line is guessing.")])
     page.heading("ROC curves")
-    groups = _groups(runs.classifications)
+    sets = _groups(runs.classifications)
+    groups = [group for group in sets if len(group[0][1]) >= _FEWEST]
+    if small := [run.name for group in sets for run, _ in group if group not in groups]:
+        page.missing(f"No curves for {', '.join(small)}: fewer than {_FEWEST} images say nothing.")
     for group in groups[:_GROUPS]:
         _curves(page, group)
     if others := [run.name for group in groups[_GROUPS:] for run, _ in group]:

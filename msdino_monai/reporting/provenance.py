@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
+from msdino_monai.machine import hardware, versions
 from msdino_monai.reporting.page import Cell, Page
 from msdino_monai.reporting.runs import Run, Runs, number
 
-_PACKAGES = ("msdino-monai", "monai", "torch", "numpy", "nvflare", "pydicom")
+_NAMED = 6  # runs in one cell
 
 
 def add(page: Page, runs: Runs) -> None:
@@ -27,7 +24,7 @@ def add(page: Page, runs: Runs) -> None:
         ["run", "tool", "version"], _versions(runs), "As the runs wrote them, and as they are where this page was made."
     )
     page.heading("Hardware")
-    page.paragraph(f"This page was made on: {hardware()}. Runs do not write down their machine.")
+    _hardware(page, runs)
     page.heading("Commands")
     _commands(page, runs)
     if runs.unreadable:
@@ -49,12 +46,20 @@ def _models(page: Page, runs: Runs) -> None:
             for name, value in (chosen.get("validation") or {}).items()
             if isinstance(value, float)
         )
-        start = "a pretrained body" if run.content.get("backbone") else "from scratch"
+        start = _start(run)
         kind = str(run.content.get("task", "")).replace("_", " ")
         rows.append([run.name, kind, start, run.content.get("seed"), chosen.get("epoch"), scores])
     if rows:
         header = ["run", "kind", "start", "seed", "epoch", "validation, the best epoch"]
         page.table(header, rows, "Networks trained in these runs. Scores that chose an epoch flatter it.")
+
+
+def _start(run: Run) -> str:
+    """What a network was before it was trained."""
+    sam = (run.content.get("network") or {}).get("size")
+    if sam and run.content.get("checkpoint") != "random":
+        return f"a published SAM ({str(sam).replace('_', ' ')})"
+    return "a pretrained body" if run.content.get("backbone") else "from scratch"
 
 
 def _versions(runs: Runs) -> list[list[Cell]]:
@@ -64,53 +69,44 @@ def _versions(runs: Runs) -> list[list[Cell]]:
     for run in (*runs.pretrainings, *runs.models):
         if said := run.content.get("package_version"):
             rows.append([run.name, "msdino_monai", str(said)])
-    rows = _joined(rows)
-    rows += [["this page", name, found] for name in _PACKAGES if (found := _installed(name))]
-    return [*rows, ["this page", "Python", platform.python_version()]]
+    for run in runs.notes:
+        rows += [[run.name, name, str(said)] for name, said in run.content["versions"].items()]
+    rows += [["this page", name, found] for name, found in versions().items()]
+    return _joined([[run, str(name).replace("_", "-"), found] for run, name, found in rows])
 
 
 def _joined(rows: list[list[Cell]]) -> list[list[Cell]]:
-    """One row for each tool and version, with all the runs that name it."""
-    names: dict[tuple[Cell, Cell], list[str]] = {}
-    for run, tool, found in rows:
-        names.setdefault((tool, found), []).append(str(run))
-    return [[", ".join(said), tool, found] for (tool, found), said in names.items()]
+    """One row for each tool and version, or machine, with all the runs that name it."""
+    names: dict[tuple[Cell, ...], list[str]] = {}
+    for run, *said in rows:
+        names.setdefault(tuple(said), []).append(str(run))
+    return [[_named(said), *cells] for cells, said in names.items()]
 
 
-def _installed(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
+def _named(runs: list[str]) -> str:
+    """The runs a row speaks of; many are counted."""
+    return ", ".join(runs) if len(runs) <= _NAMED else f"{', '.join(runs[:_NAMED])} and {len(runs) - _NAMED} more"
 
 
-def hardware() -> str:
-    """Processor, cores and memory of this machine."""
-    words = [_processor(), f"{os.cpu_count()} logical cores"]
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        words.append(f"{memory / 2**30:.0f} GiB of memory")
-    except (ValueError, OSError):
-        pass  # not every system tells
-    return ", ".join([*words, f"{platform.system()} {platform.machine()}"])
-
-
-def _processor() -> str:
-    listing = Path("/proc/cpuinfo")
-    if listing.is_file():
-        for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "an unnamed processor"
+def _hardware(page: Page, runs: Runs) -> None:
+    said: list[list[Cell]] = [
+        [run.name, str(run.content["hardware"]), run.content.get("processes")] for run in runs.notes
+    ]
+    said += [
+        [run.name, str(run.content["machine"]["hardware"]), None] for run in runs.stages if "machine" in run.content
+    ]
+    if said:
+        page.table(["run", "machine", "processes"], _joined(said), "As the runs wrote it down, at their last start.")
+    page.paragraph(f"This page was made on: {hardware()}.")
 
 
 def _commands(page: Page, runs: Runs) -> None:
     lines = [line for run in runs.commands for line in run.content.get("lines", ())]
-    lines = lines or [_command(run) for run in runs.commands if "arguments" in run.content]
+    if not lines:
+        lines = [_command(run) for run in runs.commands if "arguments" in run.content]
+        lines += [str(run.content["command"]) for run in runs.notes]
     if lines:
         page.commands(["\n\n".join(lines)])
-        if all("lines" not in run.content for run in runs.commands):
-            page.missing("Only exports keep their command; those of the other runs were not written down.")
     else:
         page.missing("No run here has written down its command.")
 

@@ -17,7 +17,9 @@ from msdino_monai.reporting import (
     pretraining,
     provenance,
     sample,
+    summary,
     traffic,
+    training,
 )
 from msdino_monai.reporting.data import export_images, export_payload, layout
 from msdino_monai.reporting.page import Page
@@ -25,7 +27,7 @@ from msdino_monai.reporting.runs import Runs, find_runs, in_bytes
 from msdino_monai.reporting.traffic import body_bytes
 from msdino_monai.reporting.way import Way, draw_way
 
-SECTIONS = (data, sample, attack, pretraining, findings, masks, explanation, traffic, federation, provenance)
+SECTIONS = (data, sample, attack, pretraining, training, findings, masks, explanation, traffic, federation, provenance)
 
 
 def report(
@@ -88,7 +90,7 @@ def make_page(runs: Runs, title: str = "MS-DINO for MONAI") -> tuple[Page, dict[
     caption = "The way of the data: one transfer to the coordinator, one body back."
     page.drawing(draw_way(way), caption, tall=draw_way(way, tall=True))
     incomplete = {}
-    for section in SECTIONS:
+    for section in (summary, *SECTIONS):
         try:
             section.add(page, runs)
         except (UserError, LookupError, TypeError, AttributeError, ValueError) as error:

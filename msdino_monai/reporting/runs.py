@@ -18,6 +18,7 @@ _LEFT_OUT = frozenset(
     {"keys", "configs", "images", "masks", "shards", "checkpoints", "tensorboard", "flare", "updates", "explanations"}
 )
 _RECEIPT = frozenset({"manifest_sha256", "is_verified", "received_with"})
+_NOTE = frozenset({"command", "seed", "hardware", "versions"})  # others, too, may call a file run.json
 _LARGEST_RECEIPT = 64_000
 
 
@@ -50,6 +51,8 @@ class Runs:
     audits: list[Run] = field(default_factory=list)
     pretrainings: list[Run] = field(default_factory=list)
     models: list[Run] = field(default_factory=list)
+    curves: list[Run] = field(default_factory=list)
+    notes: list[Run] = field(default_factory=list)
     classifications: list[Run] = field(default_factory=list)
     segmentations: list[Run] = field(default_factory=list)
     predictions: list[Run] = field(default_factory=list)
@@ -111,6 +114,11 @@ def _take(runs: Runs, path: Path) -> None:
         if (content := _object(runs, path, ("classes",))) is not None:
             kind = runs.segmentations if "mean_dice" in content else runs.classifications
             kind.append(Run(path.parent, _name(runs, path), content))
+    elif path.name == "run.json":
+        if isinstance(content := _loaded(path), dict) and content.keys() >= _NOTE:
+            runs.notes.append(Run(path.parent, _name(runs, path), content))
+    elif path.name == "curves.csv" and _first_line(path).startswith("epoch,loss,val_"):
+        runs.curves.append(Run(path.parent, _name(runs, path), {}))
     elif path.name == "curves.csv":
         model = path.parent / "models" / "model.json"
         content = _object(runs, model, ()) if model.is_file() else {}
@@ -134,6 +142,11 @@ def _loaded(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return error
+
+
+def _first_line(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline()
 
 
 def _object(runs: Runs, path: Path, names: Iterable[str]) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ STYLE = """\
   color-scheme: light dark;
   --ground: #ffffff; --raised: #f6f7f9; --ink: #16202c; --soft: #55626f; --line: #d9dee4; --accent: #0b62a8;
   --pass: #1a7f37; --pass-ground: #e7f6ec; --fail: #b42318; --fail-ground: #fdeceb;
-    --note: #8a5a00; --note-ground: #fff5df;
+    --note: #8a5a00; --note-ground: #fff5df; --stripe: rgb(100 120 140 / .07); --shade: rgb(20 30 40 / .28);
   --series-0: #0b62a8; --series-1: #c8540a; --series-2: #1a7f5a;
   --series-3: #8b3fa8; --series-4: #6b6b00; --series-5: #b0245f;
 }
@@ -13,7 +13,7 @@ STYLE = """\
   :root {
     --ground: #12171d; --raised: #1b222b; --ink: #e6ebf0; --soft: #a3afbb; --line: #35404c; --accent: #74b7f0;
     --pass: #6fd08c; --pass-ground: #14301f; --fail: #ff9b92; --fail-ground: #3a1a18;
-    --note: #f0c36a; --note-ground: #352a10;
+    --note: #f0c36a; --note-ground: #352a10; --stripe: rgb(160 180 200 / .08); --shade: rgb(0 0 0 / .7);
     --series-0: #74b7f0; --series-1: #ffa45c; --series-2: #5fd3a5;
     --series-3: #d79bee; --series-4: #d6d25e; --series-5: #ff8fb8;
   }
@@ -57,7 +57,13 @@ section { border-top: 1px solid var(--line); margin-top: 36px; padding-top: 28px
 .facts dd.words { font-size: 1.02rem; overflow-wrap: anywhere; }
 .facts dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
 .box { width: fit-content; max-width: 100%; margin: 16px 0; }
-.wide { overflow-x: auto; }
+.wide {  /* a shadow at the edge behind which there is more */
+  overflow-x: auto; border-radius: 10px; background:
+    linear-gradient(to right, var(--ground) 40%, transparent) left / 40px 100% no-repeat local,
+    linear-gradient(to left, var(--ground) 40%, transparent) right / 40px 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) left / 16px 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 16px 100% no-repeat scroll;
+}
 .box, .charts .drawing { border: 1px solid var(--line); border-radius: 10px; }
 table { border-collapse: collapse; width: 100%; min-width: 280px; font-size: .9rem; line-height: 1.45; }
 .caption { max-width: none; margin: 0; padding: 10px 12px 6px; color: var(--soft); font-size: .88rem; }
@@ -66,7 +72,7 @@ thead th { border-top: 0; font-weight: 600; white-space: nowrap; vertical-align:
 .caption + .wide thead th { border-top: 1px solid var(--line); }
 td.words { min-width: 150px; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-tbody tr:nth-child(even) td { background: var(--raised); }
+tbody tr:nth-child(even) td { background: var(--stripe); }
 .pictures {
   display: grid;
   grid-template-columns: repeat(auto-fill, minmax(min(var(--size), var(--share)), 1fr)); gap: 14px; margin: 16px 0;
@@ -115,7 +121,7 @@ footer { margin-top: 40px; padding-bottom: 40px; font-size: .85rem; color: var(-
   body { font-size: 10.5pt; }
   header { padding-top: 0; }
   header, main, footer { max-width: none; padding-left: 0; padding-right: 0; }
-  .wide { overflow: visible; }
+  .wide { overflow: visible; background: none; }
   .charts { grid-template-columns: 1fr 1fr; }
   .long { display: block; } .tall { display: none; }
   figure, .verdict, .facts div, tr, .box { break-inside: avoid; }

@@ -82,10 +82,11 @@ def _plain_files(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, zipfil
     if len(archive.infolist()) > MAX_FILES:
         raise UserError(f"{path} holds more than {MAX_FILES} files; it is no package of ours, do not use it.")
     tops = {info.filename.partition("/")[0] for info in archive.infolist()}
+    for info in archive.infolist():
+        _refuse_odd(info, path)
     if len(tops) != 1:
         raise UserError(f"{path} must hold one folder, the bundle; do not use it.")
     for info in archive.infolist():
-        _refuse_odd(info, path)
         if not info.is_dir():
             name = info.filename.partition("/")[2]
             if name in found:
@@ -115,6 +116,8 @@ def _read_manifest(
     if info is None or info.file_size > _MAX_MANIFEST_BYTES:
         raise UserError(f"{path} has no {MANIFEST_FILE} of a sensible size; make packages with `pack`.")
     manifest = read_manifest(archive.read(info), f"{path}: {MANIFEST_FILE}")
+    if manifest.public_key is not None and not manifest.signed_by(manifest.public_key):
+        raise UserError(f"{path}: the signature does not fit the manifest; get the package again.")
     if trusted_key is not None and not manifest.signed_by(trusted_key):
         raise UserError(f"{path} is not signed with the key you trust; ask its maker for theirs, or do not use it.")
     return manifest

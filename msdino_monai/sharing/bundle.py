@@ -23,9 +23,11 @@ class Bundle:
     """A folder with `configs/metadata.json`; refused with one line where that is missing or no JSON."""
 
     def __init__(self, root: str | Path) -> None:
+        if not str(root).strip():
+            raise UserError("the name of a bundle is empty; name its folder.")
         self.root = Path(str(root)).expanduser().resolve()
         if not self.root.is_dir():
-            raise UserError(f"{root} is no folder; name a bundle or a package made by `pack`.")
+            raise UserError(f"{root} is no folder; name a bundle's folder.")
         self.name = self.root.name
         self.metadata = self.config("metadata")
         self.version = str(self.metadata.get("version", ""))
@@ -63,9 +65,13 @@ class Bundle:
     def image(self) -> dict[str, Any]:
         """What the metadata says of the network's input."""
         try:
-            return dict(self.metadata["network_data_format"]["inputs"]["image"])
-        except (KeyError, TypeError):
+            image = dict(self.metadata["network_data_format"]["inputs"]["image"])
+        except (KeyError, TypeError, ValueError):
             raise UserError(f"{self.name}: metadata.json has no network_data_format#inputs#image; add it.") from None
+        for field in ("num_channels", "spatial_shape"):
+            if not image.get(field):
+                raise UserError(f"{self.name}: metadata.json's inputs#image has no {field}; add it.")
+        return image
 
     @property
     def has_volumes(self) -> bool:

@@ -50,7 +50,10 @@ def model_card(bundle: Bundle, weights: str) -> str:
 
 def _formats(about: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for side in ("inputs", "outputs"):
-        yield from about["network_data_format"][side].items()
+        try:
+            yield from about["network_data_format"][side].items()
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(f"metadata.json has no network_data_format#{side}; add it.") from None
 
 
 def _format_row(name: str, said: Mapping[str, Any]) -> str:

@@ -39,14 +39,19 @@ _OUTLINE = {
 _LICENCES = r"Apache License|MIT License|BSD|GNU|Creative Commons|Mozilla Public"
 
 
+def check_required(bundle: Bundle) -> None:
+    """The files without which nothing is a bundle."""
+    missing = [name for name in _REQUIRED if not (bundle.root / name).is_file()]
+    if missing:
+        raise UserError(f"missing: {', '.join(missing)}; add them.")
+
+
 def check_files(bundle: Bundle, weights_may_lie_here: bool = False) -> str:
     """Everything the zoo asks for is there, and nothing that nobody would expect.
 
     The zoo hosts weights elsewhere: in a folder they are expected where `large_files.yml` or a manifest names them.
     """
-    missing = [name for name in _REQUIRED if not (bundle.root / name).is_file()]
-    if missing:
-        raise UserError(f"missing: {', '.join(missing)}; add them.")
+    check_required(bundle)
     named = _named_elsewhere(bundle)
     found = sorted(path for path in bundle.root.rglob("*") if path.is_symlink() or not path.is_dir())
     links = [path for path in found if path.is_symlink()]
@@ -54,13 +59,12 @@ def check_files(bundle: Bundle, weights_may_lie_here: bool = False) -> str:
         raise UserError(f"{_listed(bundle, links)}: links; put the files themselves there.")
     unexpected = [path for path in found if not _is_expected(path.relative_to(bundle.root).as_posix(), named)]
     weights = [path for path in unexpected if path.parent == bundle.model.parent and path.suffix in _WEIGHTS]
-    if weights_may_lie_here:
-        unexpected, weights = [path for path in unexpected if path not in weights], []
-    if weights and weights == unexpected:
+    others = [path for path in unexpected if path not in weights]
+    if others:
+        raise UserError(f"{_listed(bundle, others)}: unexpected in a bundle; move them away.")
+    if weights and not weights_may_lie_here:
         advice = "host them and name them there, or make a package with `pack`"
         raise UserError(f"{_listed(bundle, weights)}: not named in large_files.yml; {advice}.")
-    if unexpected:
-        raise UserError(f"{_listed(bundle, unexpected)}: unexpected in a bundle; move them away.")
     return f"{len(found)} files"
 
 
@@ -97,7 +101,7 @@ def check_schema(bundle: Bundle, schema: str | None, scratch: Path) -> str:
 
 def check_readme(bundle: Bundle) -> str:
     """The README says what a user must know before the first run."""
-    text = (bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
+    text = _text(bundle, "docs/README.md")
     missing = [what for what, pattern in _OUTLINE.items() if not re.search(pattern, text)]
     if missing:
         raise UserError(f"docs/README.md lacks {', '.join(missing)}; write it.")
@@ -106,7 +110,7 @@ def check_readme(bundle: Bundle) -> str:
 
 def check_licence(bundle: Bundle) -> str:
     """There is a known licence, and somebody who grants it."""
-    match = re.search(_LICENCES, (bundle.root / "LICENSE").read_text(encoding="utf-8"))
+    match = re.search(_LICENCES, _text(bundle, "LICENSE"))
     if match is None:
         raise UserError("LICENSE holds no licence that is known here; put the whole text of one there.")
     if not str(bundle.metadata.get("copyright", "")).strip():
@@ -129,6 +133,15 @@ def check_pins(bundle: Bundle) -> str:
         if field in bundle.metadata and not _is_met(package, str(bundle.metadata[field]))
     ]
     return "; ".join([f"{len(pins)} pins", *(f"{pin} not installed but to be had" for pin in missing), *differ])
+
+
+def _text(bundle: Bundle, name: str) -> str:
+    try:
+        return (bundle.root / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{name} is missing; add it.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{name} is not written in UTF-8; save it as such.") from None
 
 
 def _listed(bundle: Bundle, paths: list[Path]) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import zipfile
 from pathlib import Path
@@ -13,11 +14,14 @@ from typing import Any
 import safetensors.torch
 from monai.bundle import ckpt_export, onnx_export
 
+from msdino_monai.finetuning.description import load_network
 from msdino_monai.sharing.archive import write_aligned
 from msdino_monai.sharing.bundle import Bundle
-from msdino_monai.sharing.weight import read_weights
+from msdino_monai.sharing.weight import network_of, read_weights
 
 TORCHSCRIPT, ONNX, SAFETENSORS = "model.ts", "model.onnx", "model.safetensors"
+_SERIALIZATION_ID = "/.data/serialization_id"
+_BATCH = {0: "batch"}
 
 
 def export_torchscript(bundle: Bundle, path: Path) -> None:
@@ -27,15 +31,16 @@ def export_torchscript(bundle: Bundle, path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         # What torch prints beside an error, with the paths of this machine's sources.
         content = {name: archive.read(name) for name in sorted(archive.namelist()) if not name.endswith(".debug_pkl")}
-    write_aligned(path, content)
+    write_aligned(path, _with_own_id(content))
 
 
 def export_onnx(bundle: Bundle, path: Path) -> None:
-    """MONAI's export, without the stack traces the exporter notes at every node."""
+    """MONAI's export for any number of images at once, without the stack traces the exporter notes at every node."""
     import onnx
 
     arguments: dict[str, Any] = {"ckpt_file": str(bundle.model), **bundle.monai_files()}
-    onnx_export(net_id="network_def", filepath=str(path), device="cpu", **arguments)
+    options = {"input_names": ["image"], "output_names": ["pred"], "dynamic_axes": {"image": _BATCH, "pred": _BATCH}}
+    onnx_export(net_id="network_def", filepath=str(path), device="cpu", converter_kwargs=options, **arguments)
     model = onnx.load(str(path))
     _strip(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
@@ -44,6 +49,16 @@ def export_onnx(bundle: Bundle, path: Path) -> None:
 def export_safetensors(bundle: Bundle, path: Path) -> None:
     state = {name: tensor.contiguous().clone() for name, tensor in sorted(read_weights(bundle.model).items())}
     path.write_bytes(safetensors.torch.save(state))
+
+
+def _with_own_id(content: dict[str, bytes]) -> dict[str, bytes]:
+    """torch derives an archive's id from all it wrote, those paths included; ours is derived from what is left."""
+    kept = {name: data for name, data in content.items() if not name.endswith(_SERIALIZATION_ID)}
+    digest = hashlib.sha256()
+    for name, data in kept.items():
+        digest.update(f"{name} {len(data)} ".encode() + data)
+    own = str(int(digest.hexdigest(), 16))[:40].zfill(40).encode()  # decimal digits, as torch writes them
+    return {name: kept.get(name, own) for name in content}
 
 
 def _strip(message: Any) -> None:
@@ -58,6 +73,7 @@ def _strip(message: Any) -> None:
 
 def main(root: str) -> None:
     bundle = Bundle(root)
+    load_network(network_of(bundle), bundle.model)  # MONAI's exporter would pass over what does not fit
     folder = bundle.model.parent
     export_torchscript(bundle, folder / TORCHSCRIPT)
     export_onnx(bundle, folder / ONNX)

@@ -18,6 +18,7 @@ from msdino_monai.sharing.outcome import LeftOut
 from msdino_monai.sharing.weight import network_of, read_weights
 
 _TOLERANCE = 1e-3  # of the largest number that comes out
+_SEVERAL = 3
 
 
 def check_net_in_out(bundle: Bundle) -> str:
@@ -41,7 +42,7 @@ def check_torchscript(bundle: Bundle, scratch: Path) -> str:
 
 
 def check_onnx(bundle: Bundle, scratch: Path) -> str:
-    """onnxruntime gives what the network gives."""
+    """onnxruntime gives what the network gives, for one image and for several at once."""
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if absent:
         raise LeftOut(f"{', '.join(absent)} not installed")
@@ -50,27 +51,30 @@ def check_onnx(bundle: Bundle, scratch: Path) -> str:
     path = scratch / ONNX
     export_onnx(bundle, path)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: _example(bundle).numpy()})
-    return _compared(found, bundle)
+    single, several = (
+        _compared(session.run(None, {"image": _example(bundle, count).numpy()})[0], bundle, count)
+        for count in (1, _SEVERAL)
+    )
+    return f"{single}; {_SEVERAL} images at once: {several}"
 
 
-@lru_cache(maxsize=1)  # a large network takes its time, and three checks ask
-def expected(bundle: Bundle) -> torch.Tensor:
+@lru_cache(maxsize=2)  # a large network takes its time, and three checks ask
+def expected(bundle: Bundle, count: int = 1) -> torch.Tensor:
     """What the network itself says of the example."""
     network = network_of(bundle)
     network.load_state_dict(read_weights(bundle.model))
     with torch.no_grad():
-        result: torch.Tensor = network(_example(bundle))
+        result: torch.Tensor = network(_example(bundle, count))
     return result
 
 
-def _example(bundle: Bundle) -> torch.Tensor:
-    shape = (1, int(bundle.image["num_channels"]), *map(int, bundle.image["spatial_shape"]))
+def _example(bundle: Bundle, count: int = 1) -> torch.Tensor:
+    shape = (count, int(bundle.image["num_channels"]), *map(int, bundle.image["spatial_shape"]))
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
-def _compared(found: Any, bundle: Bundle) -> str:
-    wanted = expected(bundle).numpy()
+def _compared(found: Any, bundle: Bundle, count: int = 1) -> str:
+    wanted = expected(bundle, count).numpy()
     if found.shape != wanted.shape:
         raise UserError(f"the exported network gives {found.shape}, the network {wanted.shape}.")
     error, scale = float(np.abs(found - wanted).max()), max(1.0, float(np.abs(wanted).max()))

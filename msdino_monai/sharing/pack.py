@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from msdino_monai.sharing.bundle import RUN_OUTPUT, Bundle
 from msdino_monai.sharing.card import METRICS, model_card
 from msdino_monai.sharing.environment import WHEELS
 from msdino_monai.sharing.export import ONNX, TORCHSCRIPT
+from msdino_monai.sharing.hub import check_hub, push
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest
+from msdino_monai.sharing.page import bring_pages
 from msdino_monai.sharing.trace import refuse_own_paths
 from msdino_monai.sharing.weight import check_weights, draw_weights
 from msdino_monai.sharing.wheel import write_wheel
@@ -43,15 +46,23 @@ def pack(
     """
     if not bundles:
         raise UserError("name at least one bundle: python -m msdino_monai pack bundles/<name>")
-    if push_to_hf is not None and find_spec("huggingface_hub") is None:
-        raise UserError("--push_to_hf needs huggingface_hub: pip install huggingface_hub")
+    if push_to_hf is not None:
+        check_hub(push_to_hf)
+    if not output_dir.strip():
+        raise UserError("--output_dir is empty; name a folder for the packages.")
     key = None if signing_key is None else read_signing_key(signing_key)
-    target = Path(str(output_dir)).expanduser().resolve()
-    for name in bundles:
-        _pack(Bundle(name), target, key, push_to_hf)
+    target = Path(output_dir).expanduser().resolve()
+    found = [Bundle(name) for name in bundles]
+    for bundle in found:
+        if target.is_relative_to(bundle.root):
+            raise UserError(f"output_dir {target} lies in the bundle, where it would be packed; name another.")
+    for bundle in found:
+        _pack(bundle, target, key, push_to_hf)
 
 
 def _pack(bundle: Bundle, target: Path, key: SigningKey | None, repository: str | None) -> None:
+    document.check_required(bundle)
+    _ = bundle.config("inference"), bundle.image  # refused here, where the reason is clear
     for check in (document.check_version, document.check_readme, document.check_licence):
         check(bundle)
     with tempfile.TemporaryDirectory(prefix="pack-") as folder:
@@ -75,21 +86,24 @@ def _pack(bundle: Bundle, target: Path, key: SigningKey | None, repository: str 
         signed = "not signed" if key is None else f"signed by {key.public}"
         print(f"{package}: {len(files)} files, {package.stat().st_size:,} bytes, {signed}, sha256 {hash_file(package)}")
         if repository is not None:
-            _push(work, repository)
+            print(f"pushed to {push(work, repository)}")
 
 
 def staged_copy(bundle: Bundle, scratch: Path) -> Bundle:
     """A copy with usable weights and a model card, and nothing that nobody ships."""
     if not bundle.model.is_file() and bundle.needs_weights:
-        train = f"python -m monai.bundle run --config_file {bundle.config_file('train')} --bundle_root {bundle.root}"
+        places = shlex.quote(str(bundle.config_file("train"))), shlex.quote(str(bundle.root))
+        train = "python -m monai.bundle run --config_file {} --bundle_root {}".format(*places)
         raise UserError(f"there is nothing to pack: {bundle.model} is missing; train it: {train} --dataset_dir <data>")
+    if bundle.model.exists():
+        check_weights(bundle)  # not the copy's: a message names the user's file
     work = bundle.copy(scratch, leave_out=(*RUN_OUTPUT, TORCHSCRIPT, ONNX, WHEELS, MANIFEST_FILE, "model_card.md"))
     origin = "As trained"
     if not work.model.is_file():
         draw_weights(work)
         origin = "Drawn from a seed by the configuration, the same on every machine"
-    check_weights(work)
     document.check_files(work, weights_may_lie_here=True)
+    bring_pages(bundle, work)
     if (bundle.root / METRICS).is_file():
         shutil.copy(bundle.root / METRICS, _made(work.root / "eval"))
     card = model_card(work, origin)
@@ -107,21 +121,15 @@ def _export(work: Bundle) -> None:
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONHASHSEED": "0"}
     )
     if ended.returncode != 0:
-        last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{work.name} does not export: {last}; `verify` says more.")
+        last = (ended.stderr.strip().splitlines() or ["no message"])[-1].replace(str(work.root), work.name)
+        reason = last.removeprefix("msdino_monai.errors.UserError: ").rstrip(".")
+        raise UserError(f"{work.name} does not export: {reason}; `verify` says more.")
 
 
 def _manifest(work: Bundle, files: list[str]) -> PackageManifest:
     entries = [FileEntry(name, (work.root / name).stat().st_size, hash_file(work.root / name)) for name in files]
     tools = {"msdino_monai": version("msdino_monai"), **{name: version(name) for name in _TOOLS}}
     return PackageManifest(work.name, work.version, tuple(entries), tools)
-
-
-def _push(work: Bundle, repository: str) -> None:
-    from monai.bundle import push_to_hf_hub
-
-    address = push_to_hf_hub(repo=repository, name=work.name, bundle_dir=str(work.root.parent), version=work.version)
-    print(f"pushed to {address}")
 
 
 def _made(folder: Path) -> Path:

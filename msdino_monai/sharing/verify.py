@@ -37,6 +37,10 @@ def verify(
     """
     if not bundles:
         raise UserError("name at least one bundle: python -m msdino_monai verify bundles/*/")
+    if not all(name.strip() for name in bundles):
+        raise UserError("the name of a bundle is empty; name its folder or its package.")
+    if constraint is not None and not Path(constraint).expanduser().is_file():
+        raise UserError(f"there is no file {constraint}; correct --constraint.")
     key = None if trusted_key is None else read_public_key(trusted_key)
     failed = [name for name in bundles if not _verify(Path(str(name)).expanduser(), schema, key, fresh, constraint)]
     done = len(bundles) - len(failed)
@@ -72,8 +76,9 @@ def _unpack(path: Path, folder: Path, key: str | None, target: list[Path]) -> st
     if Bundle(root).version != manifest.version:
         raise UserError(f"{path}: the manifest is of version {manifest.version}, the bundle of another; do not use it.")
     target.append(root)
-    signed = "not signed" if manifest.signature is None else "signature not checked: give --trusted_key"
-    return f"{len(manifest.files)} files as listed, " + (signed if key is None else f"signed by {key}")
+    signed = "not signed" if manifest.public_key is None else f"signed by {manifest.public_key}"
+    unknown = manifest.public_key is not None and key is None
+    return f"{len(manifest.files)} files as listed, {signed}" + (", whoever that is: give --trusted_key" * unknown)
 
 
 def _verify_bundle(root: Path, scratch: Path, schema: str | None) -> bool:
@@ -109,7 +114,7 @@ def _rows(root: Path, scratch: Path, schema: str | None) -> Iterator[Row]:
     for name, check in documents.items():
         yield make_check(name, check)
     work = bundle.copy(scratch / "copy")
-    row = make_check("weights", lambda: _weights(work))
+    row = make_check("weights", lambda: _weights(bundle, work))
     yield row
     for name, check in _runs(work, scratch).items():
         if row.outcome == PASS:
@@ -118,9 +123,9 @@ def _rows(root: Path, scratch: Path, schema: str | None) -> Iterator[Row]:
             yield Row(name, LEFT_OUT, 0.0, "no usable weights")
 
 
-def _weights(work: Bundle) -> str:
-    if work.model.is_file():
-        return check_weights(work)
+def _weights(bundle: Bundle, work: Bundle) -> str:
+    if bundle.model.exists():
+        return check_weights(bundle)  # its own, so that a message names the user's file
     draw_weights(work)
     return "weights: random"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ from msdino_monai.vault.atomic import read_file
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The named tensors of a file; refused where it holds anything else, or numbers that are none."""
-    state = decode_tensors(path, read_file(path))
+    data = read_file(path)
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                raise UserError(f"{path} is compressed, and torch never does that; have it saved with torch.save.")
+    state = decode_tensors(path, data)
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds NaN or infinite numbers; train again with a lower learning_rate.")

@@ -103,7 +103,8 @@ def test_training_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
     assert description["chosen"]["epoch"] in (1, 2)
     state = torch.load(trained, weights_only=True)
     assert all(type(tensor) is torch.Tensor for tensor in state.values())
-    assert {path.name for path in trained.parents[1].iterdir()} == {"checkpoints", "models", "tensorboard"}
+    left = {path.name for path in trained.parents[1].iterdir()}
+    assert left == {"checkpoints", "curves.csv", "models", "run.json", "tensorboard"}
 
 
 def test_evaluation_reports_cases_intervals_and_pictures(hospital: Path, trained: Path, tmp_path: Path) -> None:

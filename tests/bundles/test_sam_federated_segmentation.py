@@ -169,7 +169,8 @@ def test_training_leaves_a_model_and_an_adapter_that_say_what_they_are(trained: 
     assert all(type(tensor) is torch.Tensor for tensor in state.values())
     assert json.loads((trained.parent / "adapter.network.json").read_text()) == description
     assert (trained.parent / "adapter.safetensors").stat().st_size < trained.stat().st_size
-    assert {path.name for path in trained.parents[1].iterdir()} == {"checkpoints", "models", "tensorboard"}
+    left = {path.name for path in trained.parents[1].iterdir()}
+    assert left == {"checkpoints", "curves.csv", "models", "run.json", "tensorboard"}
 
 
 def test_checkpoints_hold_the_trained_tensors_alone(trained: Path) -> None:

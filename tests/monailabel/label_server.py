@@ -16,7 +16,7 @@ from typing import Any
 
 import requests
 
-START_SECONDS, TASK_SECONDS = 180, 240
+START_SECONDS, TASK_SECONDS, WATCH_SECONDS = 180, 240, 15
 _FILES = '["*.nii.gz", "*.nii", "*.png", "*.dcm"]'
 
 
@@ -53,17 +53,20 @@ class LabelServer:
         return self.folder / "apps" / "monaibundle" / "model" / name
 
     def start(self) -> None:
+        (self.folder / "studies").mkdir()
+        atexit.register(self.stop)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a test run that is ended leaves it behind
+        self._launch()
+
+    def _launch(self) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        (self.folder / "studies").mkdir()
         arguments = ["--app", "apps/monaibundle", "--studies", "studies", "--host", "127.0.0.1", "--port", port]
         conf = {"models": ",".join(self.models), "zoo_source": "local", "sam2": "false"}
         pairs = [part for name, value in conf.items() for part in ("--conf", name, value)]
-        atexit.register(self.stop)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or a test run that is ended leaves it behind
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "monailabel.main", "start_server", *map(str, arguments), *pairs],
                 cwd=self.folder,
@@ -128,10 +131,13 @@ class LabelServer:
         """All of the data store, with their labels: a round of training takes whatever lies there."""
         for image in self._images():
             _answer(requests.delete(f"{self.url}/datastore/image?id={image}", timeout=60))
-        deadline = time.monotonic() + TASK_SECONDS
-        while self._images():  # the server learns it from the folder, a moment later
-            assert time.monotonic() < deadline, f"images stay:\n{self.tail()}"
+        deadline = time.monotonic() + WATCH_SECONDS
+        while self._images() and time.monotonic() < deadline:  # the server learns it from the folder, a moment later
             time.sleep(0.2)
+        if self._images():  # its watcher dies of "dictionary changed size during iteration" now and then
+            self.stop()
+            self._launch()
+        assert not self._images(), f"images stay:\n{self.tail()}"
 
     def _images(self) -> list[str]:
         return list(self.get("/datastore/?output=all")["objects"])

@@ -101,6 +101,15 @@ def write_segmentation(folder: Path) -> None:
         write_picture(folder / f"overlay_{name}.png")
 
 
+def write_curves(folder: Path, metric: str) -> None:
+    """What a fine-tuning leaves beside its model."""
+    rows = [{"epoch": epoch, "loss": 1 / epoch, metric: 0.5 + epoch / 20} for epoch in range(1, 4)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "curves.csv").write_text(as_csv(rows))
+    note = {"command": f"python -m monai.bundle run --output_dir '{folder.name}'", "seed": 3, "processes": 2}
+    write_json(folder / "run.json", {**note, "hardware": "an abacus", "versions": {"torch": "8.8.8"}})
+
+
 def write_predictions(folder: Path) -> None:
     entries = [
         {
@@ -179,6 +188,8 @@ def write_everything(root: Path, synthetic: bool = True) -> None:
     write_classification(root / "classification", 0)
     write_classification(root / "classification_from_scratch", 1)
     write_segmentation(root / "lungs")
+    write_curves(root / "classification", "val_mean_auc")
+    write_curves(root / "lungs", "val_mean_dice")
     write_predictions(root / "findings")
     write_federation(root / "federation")
     write_audit(root / "audit")

@@ -12,6 +12,7 @@ from run_folders import (
     VIEWS,
     write_audit,
     write_classification,
+    write_curves,
     write_everything,
     write_export,
     write_federation,
@@ -52,6 +53,11 @@ def section(page: Path, name: str) -> str:
 
 def test_page_of_everything_shows_every_run(everything: Path) -> None:
     page = everything / "report.html"
+    head = words(page).partition("The hospitals and what they send")[2].partition("The hospitals and what they send")[0]
+    assert "by 2 hospitals, 8 radiographs" in head
+    assert "privacy audit failed" in head
+    assert "24 test images" in head
+    assert "0.000 before the first" in head
     said = section(page, "The hospitals and what they send")
     assert f"{VIEWS} x {TOKENS} x 8" in said
     assert "NOT sealed" in said
@@ -60,6 +66,9 @@ def test_page_of_everything_shows_every_run(everything: Path) -> None:
     assert "0.970" in section(page, "What an attacker sees")
     assert "auxiliary images" in section(page, "What an attacker sees")
     assert "Probes of the frozen body" in section(page, "Pretraining at the coordinator")
+    learnt = section(page, "Fine-tuning, epoch by epoch")
+    assert "Mean AUC on validation images" in learnt
+    assert "Mean Dice on validation images" in learnt
     findings = section(page, "Findings: classification")
     metrics = json.loads((everything / "classification" / "metrics.json").read_text())
     assert f"{metrics['mean']['auc']['value']:.3f} (" in findings
@@ -71,6 +80,8 @@ def test_page_of_everything_shows_every_run(everything: Path) -> None:
     made = section(page, "Versions, seeds, hardware, commands")
     assert "cohort --output_dir 'a & b'" in made
     assert "9.9.9" in made
+    assert "classification, lungs an abacus 2" in made
+    assert "classification, lungs torch 8.8.8" in made
     assert "11" in made
     assert "These images are synthetic" in words(page)
     assert "not a medical device" in words(page)
@@ -126,6 +137,7 @@ def test_missing_pieces_are_said_in_one_sentence_each(tmp_path: Path) -> None:
         "No export was found",
         "No privacy audit was found",
         "ran without labelled images",
+        "No fine-tuning left its curves",
         "No evaluated classification run was found",
         "No evaluated segmentation run was found",
         "No explanation maps were found",
@@ -226,8 +238,29 @@ def test_commands_and_stages_are_shown_as_they_were_written(tmp_path: Path) -> N
     report(str(tmp_path))
     said = section(tmp_path / "report.html", "Versions, seeds, hardware, commands")
     assert "python -m monai.bundle run '--site_id=hospital a'" in said
-    assert "Only exports keep their command" in said
     assert "The coordinator pretrains 93" in said
+
+
+def test_commands_come_from_the_runs_where_nobody_kept_a_list(tmp_path: Path) -> None:
+    write_curves(tmp_path / "lungs", "val_mean_dice")
+    write_json(tmp_path / "other" / "run.json", {"command": "of another program"})
+    report(str(tmp_path))
+    said = section(tmp_path / "report.html", "Versions, seeds, hardware, commands")
+    assert "python -m monai.bundle run --output_dir 'lungs'" in said
+    assert "another program" not in said
+
+
+def test_federation_that_gained_nothing_says_so(tmp_path: Path) -> None:
+    write_federation(tmp_path / "federation")
+    path = tmp_path / "federation" / "federated.json"
+    content = json.loads(path.read_text())
+    for start, told in ((0.0, False), (0.2, True), (0.3, True)):
+        content["validation"][0]["mean"]["val_mean_dice"] = start
+        write_json(path, content)
+        report(str(tmp_path))
+        said = section(tmp_path / "report.html", "Federation: round by round")
+        assert ("is not better than its start" in said) is told
+        assert (f"a mean Dice of {start:.3f} on the sites" in said) is told
 
 
 def test_federation_that_stopped_says_why(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -18,7 +20,7 @@ from msdino_monai.__main__ import main
 from msdino_monai.errors import UserError
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.sharing.card import model_card
-from msdino_monai.sharing.pack import pack, staged_copy
+from msdino_monai.sharing.pack import staged_copy
 from msdino_monai.sharing.trace import refuse_own_paths
 from msdino_monai.sharing.wheel import write_wheel
 from msdino_monai.vault.atomic import hash_file
@@ -57,13 +59,21 @@ def test_package_holds_the_network_in_every_form(package: Path, bundle: Path) ->
 
 
 def test_same_input_gives_the_same_bytes(package: Path, bundle: Path, keys: Path, tmp_path: Path) -> None:
-    """All but the wheel, which holds this checkout as it is at that moment."""
-    moved = tmp_path / "elsewhere" / bundle.name
+    """From another checkout, folder and umask; all but the wheel, which holds the checkout as it is at that moment."""
+    moved, checkout = tmp_path / "else where" / bundle.name, tmp_path / "other checkout"
     shutil.copytree(bundle, moved)
+    shutil.copytree(BUNDLES.parent / "msdino_monai", checkout / "msdino_monai")
     (moved / "eval").mkdir()  # what a run left there is nobody's business
     (moved / "eval" / "predictions.csv").write_text("patient")
     (moved / "cases.csv").write_text("patient")
-    pack(str(moved), output_dir=str(tmp_path), signing_key=str(keys / "maker_signing_key.txt"))
+    command = [sys.executable, "-m", "msdino_monai", "pack", bundle.name, "--output_dir", str(tmp_path)]
+    subprocess.run(
+        [*command, "--signing_key", str(keys / "maker_signing_key.txt")],
+        cwd=moved.parent,
+        env={**os.environ, "PYTHONPATH": str(checkout)},
+        umask=0o077,
+        check=True,
+    )
     first, second = content(package), content(tmp_path / package.name)
     assert list(first) == list(second)
     differ = {name for name in first if first[name] != second[name]}
@@ -137,6 +147,25 @@ def spoil(root: Path, how: str) -> None:
     elif how == "junk":
         (root / "scripts").mkdir()
         (root / "scripts" / "net.py").write_text("")
+    elif how == "no readme":
+        (root / "docs" / "README.md").unlink()
+    elif how == "no inference":
+        (root / "configs" / "inference.json").write_text("{")
+    elif how == "no shape":
+        said = json.loads((root / "configs" / "metadata.json").read_text())["network_data_format"]
+        del said["inputs"]["image"]["spatial_shape"]
+        change_metadata(root, network_data_format=said)
+    elif how == "no output":
+        said = json.loads((root / "configs" / "metadata.json").read_text())["network_data_format"]
+        change_metadata(root, network_data_format={"inputs": said["inputs"]})
+    elif how == "compressed":
+        with zipfile.ZipFile(io.BytesIO(model.read_bytes())) as stored, zipfile.ZipFile(model, "w") as target:
+            for info in stored.infolist():
+                target.writestr(info.filename, stored.read(info), zipfile.ZIP_DEFLATED)
+    elif how == "broken link":
+        (root / "docs" / "more.md").symlink_to("nowhere.md")
+    elif how == "other network":
+        torch.save({"weights": torch.zeros(1)}, model)
     elif how == "link":
         (root / "configs" / "more.json").symlink_to("/etc/passwd")
 
@@ -152,6 +181,13 @@ def spoil(root: Path, how: str) -> None:
         ("no weights", "configs/train.json"),
         ("junk", "scripts/net.py: unexpected in a bundle"),
         ("link", "configs/more.json: links"),
+        ("broken link", "docs/more.md: links"),
+        ("no readme", "missing: docs/README.md"),
+        ("no inference", "configs/inference.json is no JSON"),
+        ("no shape", "inputs#image has no spatial_shape"),
+        ("no output", "has no network_data_format#outputs"),
+        ("compressed", "torch never does that"),
+        ("other network", "belongs to another network"),
     ],
 )
 def test_bad_bundle_is_not_packed_and_one_line_says_why(
@@ -165,6 +201,7 @@ def test_bad_bundle_is_not_packed_and_one_line_says_why(
     assert message in shown.err
     assert shown.err.count("\n") == 1
     assert "executed" not in shown.out
+    assert "/pack-" not in shown.err  # the user's files are named, not our copies
     assert not list((tmp_path / "dist").rglob("*.zip"))
 
 

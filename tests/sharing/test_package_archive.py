@@ -4,6 +4,7 @@ import hashlib
 import stat
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,8 @@ BOMB = {**GOOD, "docs/zeros.md": bytes(5_000_000)}
         ({"raw": {"b/../../evil": b"x"}}, "outside its folder"),
         ({"raw": {"b/configs/../../../evil": b"x"}}, "outside its folder"),
         ({"raw": {"b/..\\evil": b"x"}}, "outside its folder"),
-        ({"raw": {"/evil": b"x"}}, "must hold one folder"),
+        ({"raw": {"/evil": b"x"}}, "outside its folder"),
+        ({"raw": {"../evil": b"x"}}, "outside its folder"),
         ({"raw": {"c/evil": b"x"}}, "must hold one folder"),
         ({"raw": {"b/evil": b"x"}}, "evil is not in the manifest"),
         ({"links": {"b/evil": b"/etc/passwd"}}, "is a link"),
@@ -122,6 +124,13 @@ def test_signature_is_of_the_content_and_of_nobody_else(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not signed with the key you trust"):
             unpack(path, tmp_path / f"{number}", maker.public)
     assert unpack(write(tmp_path / "q.zip"), tmp_path / "c")[1].signature is None
+
+
+def test_signature_that_does_not_fit_is_refused_even_by_who_trusts_nobody(tmp_path: Path) -> None:
+    signed, other = manifest_of(GOOD).signed(SigningKey(bytes(32))), manifest_of({}).signed(SigningKey(bytes(32)))
+    path = write(tmp_path / "p.zip", manifest=replace(signed, signature=other.signature))
+    with pytest.raises(UserError, match="signature does not fit"):
+        unpack(path, tmp_path / "out")
 
 
 def test_manifest_is_read_strictly() -> None:

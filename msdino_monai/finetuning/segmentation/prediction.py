@@ -22,6 +22,7 @@ from msdino_monai.finetuning.segmentation.mask import Mask, write_nifti, write_p
 from msdino_monai.finetuning.segmentation.task import Task
 from msdino_monai.finetuning.workplace import file_names
 from msdino_monai.images.files import DICOM, NIFTI, kind_of
+from msdino_monai.images.in_memory import IN_MEMORY
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.vault.atomic import make_folder, write_file
 
@@ -34,7 +35,7 @@ class SaveMaskd(SaveImaged):
     """Writes a mask of the image's own size, under the image's path and name.
 
     A `SaveImaged`, so that MONAI Label, which saves by itself, leaves it out. The mask's meta then knows `saved_to` and
-    `pixels`, how many of each class there are.
+    `pixels`, how many of each class there are. The mask of an image without a file is left to the program.
 
     Args:
         keys: the mask, decided, (1, H, W) or (classes, H, W).
@@ -72,6 +73,8 @@ class SaveMaskd(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
+        if saved[self.image_key].meta.get(IN_MEMORY):
+            return saved
         for key in self.key_iterator(saved):
             path = Path(str(saved[self.image_key].meta["filename_or_obj"]))
             decided = saved[key]

@@ -19,6 +19,7 @@ from monai.utils import MetaKeys
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning.segmentation.prediction import Predictions, without_suffix
 from msdino_monai.finetuning.segmentation.task import Task
+from msdino_monai.images.in_memory import IN_MEMORY
 from msdino_monai.vault.atomic import make_folder, write_file
 
 
@@ -26,7 +27,7 @@ class SaveVolumed(SaveImaged):
     """Writes a mask as NIfTI with its volume's shape and affine, under the volume's path and name.
 
     A `SaveImaged`, so that MONAI Label, which saves by itself, leaves it out. The mask's meta then knows `saved_to`,
-    `voxels` (how many of each class) and `millilitres`.
+    `voxels` (how many of each class) and `millilitres`. The mask of a volume without a file is left to the program.
 
     Args:
         keys: the mask, decided, (1, X, Y, Z) on the volume's own grid.
@@ -54,6 +55,8 @@ class SaveVolumed(SaveImaged):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         saved = dict(data)
+        if saved[self.image_key].meta.get(IN_MEMORY):
+            return saved
         for key in self.key_iterator(saved):
             decided = saved[key]
             name = f"{self.name_of(Path(str(saved[self.image_key].meta['source'])))}.nii.gz"

@@ -1,0 +1,313 @@
+"""Writes the figures of pages and of `eval_metrics` from the result files in docs/benchmarks, so that none drifts.
+
+    python docs/figures.py                # write them anew
+    python docs/figures.py --check        # write nothing; status 1 where a file says something else
+    python docs/figures.py --demo demo    # first take a finished demo's results into docs/benchmarks/demo.json
+
+In a page a figure stands between `<!-- figures: name -->` and `<!-- end -->`; what lies there is not for editing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "benchmarks"
+_METADATA = "bundles/*/configs/metadata.json"
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def results(name: str) -> dict[str, Any]:
+    """What a result file says."""
+    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("| --- ", "|---").replace("|--- |", "|---|")
+
+
+def with_interval(content: Mapping[str, Any], digits: int | None = 3) -> str:
+    """A figure and its 95 % interval; without `digits`, as many as millimetres need."""
+    value, ends = content["value"], content["interval"]
+    if value is None:
+        return "undefined"
+    texts = [f"{each:.{(0 if abs(value) >= 20 else 1) if digits is None else digits}f}" for each in (value, *ends)]
+    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+
+
+def prose(*sentences: str) -> str:
+    """Sentences as lines of a page."""
+    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False) + "\n"
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes"
+
+
+def demo_block() -> str:
+    page = results("demo")
+    machine, stages = page["machine"], page["stages"]
+    install = page.get("install_seconds")
+    installed = f"; installing took {minutes(install)} more" if install else ", installing not counted"
+    note = f" ({page['note']})" if page.get("note") else ""
+    longest = max(stages, key=lambda name: float(stages[name]))
+    return prose(
+        f"The demo took {minutes(sum(stages.values()))} on {machine['hardware']}{note}{installed}.",
+        f'The longest stage, "{longest}", took {minutes(stages[longest])}.',
+    )
+
+
+def value_means() -> dict[str, float]:
+    """Means over the seeds of `pretraining_value`: probes of the frozen body, and training on few labels."""
+    rows = results("pretraining_value")["results"]["rows"]
+    found = {}
+    for start, name in (("pretrained", "pretrained"), ("untrained", "untrained")):
+        for probe in ("linear_auc", "knn_auc"):
+            found[f"{probe}_{name}"] = statistics.mean(row["frozen"][start][probe] for row in rows)
+    for start, name in (("pretrained", "pretrained"), ("scratch", "from_scratch")):
+        found[f"few_labels_auc_{name}"] = statistics.mean(few_labels(row, start) for row in rows)
+    return found
+
+
+def few_labels(row: Mapping[str, Any], start: str) -> float:
+    return statistics.mean(float(value) for values in row["few_labels"][start].values() for value in values)
+
+
+def gain_block() -> str:
+    found = value_means()
+    settings = results("pretraining_value")["settings"]
+    return prose(
+        "The gain from pretraining on this small cohort is small.",
+        f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
+        f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
+        f"{found['few_labels_auc_from_scratch']:.3f} from scratch.",
+        f"A linear probe of frozen features: {found['linear_auc_pretrained']:.3f}, of an untrained body "
+        f"{found['linear_auc_untrained']:.3f}.",
+    )
+
+
+def pretraining_block() -> str:
+    rows = [
+        [
+            str(row["seed"]),
+            *(f"{row['frozen'][start]['linear_auc']:.3f}" for start in ("pretrained", "untrained")),
+            *(f"{row['frozen'][start]['knn_auc']:.3f}" for start in ("pretrained", "untrained")),
+            minutes(row["pretraining_seconds"]),
+        ]
+        for row in results("pretraining_value")["results"]["rows"]
+    ]
+    header = ("seed", "linear probe", "untrained", "k-NN", "untrained", "pretraining")
+    return _value_words("probes of the frozen body's features") + "\n" + table(header, rows)
+
+
+def classification_block() -> str:
+    rows = [
+        [str(row["seed"]), *(f"{few_labels(row, start):.3f}" for start in ("pretrained", "scratch"))]
+        for row in results("pretraining_value")["results"]["rows"]
+    ]
+    share = 100 * results("pretraining_value")["settings"]["label_fraction"]
+    what = f"trained on {share:.0f} % of one hospital's patients, mean over the test images of hospitals A and B"
+    return _value_words(what) + "\n" + table(("seed", "from the body", "from scratch"), rows)
+
+
+def _value_words(what: str) -> str:
+    page = results("pretraining_value")
+    return prose(
+        f"Mean ROC AUC over six findings of SYNTHETIC radiographs: {what}.",
+        f"By `{page['command'].partition(' --output_file')[0]}`, {page['date']}, on {page['machine']['cores']} cores.",
+    )
+
+
+def export_block() -> str:
+    found = results("export")["results"]
+    dicom = results("export_dicom")["results"]
+    over = {name: dicom["dicom"][name]["export over decoder"]["median"] for name in ("cold", "warm")}
+    rows = [
+        ["images a second: PNG, sealed, two workers", f"{found['memory']['images_per_second']:.0f}"],
+        ["most memory (PSS) over 10,000 images", f"{found['memory']['highest']['pss_mb']:.0f} MB"],
+        ["bytes on disk over payload, worst of six", f"{worst_size(found):.4f}"],
+        ["time over the DICOM decoder's alone: files on the disk", f"{over['cold']:.1f}"],
+        ["the same, files in memory", f"{over['warm']:.1f}"],
+    ]
+    return table(("SYNTHETIC PNGs and a real CR, 2 shared CPU cores", "figure"), rows)
+
+
+def worst_size(found: Mapping[str, Any]) -> float:
+    return float(max(each["over_payload"] for each in found["payload"].values()))
+
+
+def masks_table(name: str) -> str:
+    classes = results(name)["results"]["classes"]
+    rows = [
+        [
+            finding.replace("_", " "),
+            with_interval(said["dice"]),
+            with_interval(said["hd95_mm"], None),
+            with_interval(said["surface_distance_mm"], None),
+        ]
+        for finding, said in classes.items()
+    ]
+    return table(("class", "Dice (95 %)", "HD95, mm (95 %)", "mean distance, mm (95 %)"), rows)
+
+
+def lesions_block() -> str:
+    found = results("lesions")["results"]
+    learnt = {name: each["dice"] for name, each in found["classes"].items() if each["dice"]["value"] >= 0.0005}
+    lost = [name.replace("_", " ") for name in found["classes"] if name not in learnt]
+    words = ", ".join(f"{name} {with_interval(each)}" for name, each in learnt.items())
+    return prose(
+        f"Mean Dice is {with_interval(found['mean_dice'])} on {found['cases']} images: {words}, and",
+        f"**0.000 for {', '.join(lost)}: at this size and length they are not learnt at all.**",
+    )
+
+
+def kidneys_block() -> str:
+    page = results("kidneys")
+    alarms = page["results"]["classes"]["tumour"]["false_alarms_per_image"]
+    (validation,) = page["settings"]["chosen"]["validation"].values()
+    return f"{masks_table('kidneys')}\n" + prose(
+        f"Mean Dice on validation was {validation:.3f}.",
+        f"Both tumours are found; small false alarms elsewhere ({alarms:.1f} a volume) make their HD95.",
+    )
+
+
+def federation_block() -> str:
+    found = results("federated")["results"]
+    size = next(name for name in found["counted"] if not name.startswith("vit_b"))
+    counted, vit = found["counted"][size], found["counted"]["vit_b at 224"]
+    rows = []
+    for name, row in found["rows"].items():
+        mode, transport, sent = row["trainable"], row["transport"], row["bytes"]["to_server"]
+        rows.append(
+            [
+                f"`{name}`",
+                *(f"{row['dice'][which]['value']:.2f}" for which in ("kidney", "tumour", "mean")),
+                f"{counted[mode]['parameters']:,}",
+                f"{sent['tensor'] / 1e6:.2f} ({sent['wire'] / 1e6:.2f})",
+                f"{counted['full']['fp32'] / sent['tensor']:.1f}",
+                f"{vit[mode]['parameters']:,}",
+                f"{vit[mode][transport] / 1e6:.2f}",
+                f"{vit['full']['fp32'] / vit[mode][transport]:.1f}",
+            ]
+        )
+    header = ("trained", "Dice kidney", "Dice tumour", "mean", "parameters", "MB one way, tensors (wire)")
+    return table((*header, "full over it", "ViT-B: parameters", "MB", "full over it"), rows)
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "demo": demo_block,
+    "gain": gain_block,
+    "export": export_block,
+    "pretraining": pretraining_block,
+    "classification": classification_block,
+    "lungs": lambda: masks_table("lungs"),
+    "lesions": lesions_block,
+    "kidneys": kidneys_block,
+    "federation": federation_block,
+}
+
+
+def dice_of(name: str, what: str) -> dict[str, float]:
+    found = results(name)["results"]
+    each = {f"{what}_dice_{finding}": said["dice"]["value"] for finding, said in found["classes"].items()}
+    return {f"{what}_mean_dice": found["mean_dice"]["value"], **each}
+
+
+def eval_metrics() -> dict[str, dict[str, float]]:
+    """For each bundle the scores of its runs; every name says that the images are synthetic."""
+    value = value_means()
+    export = results("export")["results"]
+    federated = results("federated")["results"]["rows"]["flap"]["dice"]
+    found = {
+        "cxr_embedding_export": {"bytes_over_payload": worst_size(export)},
+        "cxr_msdino_pretraining": {name: each for name, each in value.items() if not name.startswith("few")},
+        "cxr_classification": {name: each for name, each in value.items() if name.startswith("few")},
+        "cxr_segmentation": {**dice_of("lungs", "lungs"), **dice_of("lesions", "lesions")},
+        "sam_federated_segmentation": {
+            **dice_of("kidneys", "one_site"),
+            **{f"federated_dice_{name}": each["value"] for name, each in federated.items()},
+        },
+    }
+    return {
+        bundle: {f"synthetic_{name}": round(each, 4) for name, each in scores.items()}
+        for bundle, scores in found.items()
+    }
+
+
+def filled(text: str) -> str:
+    """A page with its figures made anew."""
+    return _BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}{found[3]}", text)
+
+
+def with_metrics(text: str, scores: Mapping[str, float]) -> str:
+    """A metadata.json with `eval_metrics` behind what the bundle is for."""
+    content = {name: value for name, value in json.loads(text).items() if name != "eval_metrics"}
+    kept: dict[str, Any] = {}
+    for name, value in content.items():
+        kept[name] = value
+        if name == "intended_use":
+            kept["eval_metrics"] = dict(scores)
+    return json.dumps(kept, indent=4) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every file that holds figures, and what it should say."""
+    readmes = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+    found = {path: filled(path.read_text(encoding="utf-8")) for path in readmes}
+    for bundle, scores in eval_metrics().items():
+        path = ROOT / "bundles" / bundle / "configs" / "metadata.json"
+        found[path] = with_metrics(path.read_text(encoding="utf-8"), scores)
+    return found
+
+
+def scores_in(metadata: Path) -> dict[str, float]:
+    """What a bundle says of the weights in it."""
+    content = json.loads(metadata.read_text(encoding="utf-8"))
+    return dict(content["eval_metrics"]) if (metadata.parents[1] / "models").is_dir() else {}
+
+
+def take_demo(folder: Path, install_seconds: float | None, note: str = "") -> None:
+    """A finished demo's times and scores as a result file."""
+    finished = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+    content = {
+        "command": "make demo",
+        "date": finished["date"],
+        "machine": finished["machine"],
+        "note": note,
+        "settings": finished["size"],
+        "install_seconds": install_seconds,
+        "stages": {name: round(seconds, 1) for name, seconds in finished["stages"].items()},
+        "results": {path.parents[1].name: scores_in(path) for path in sorted(folder.glob(_METADATA))},
+    }
+    (RESULTS / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--demo", type=Path, help="the folder of a finished demo")
+    parser.add_argument("--install_seconds", type=float, help="what its installation took")
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile")
+    arguments = parser.parse_args()
+    if arguments.demo:
+        take_demo(arguments.demo, arguments.install_seconds, arguments.note)
+    drifted = {path: text for path, text in pages().items() if path.read_text(encoding="utf-8") != text}
+    names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
+    if arguments.check and drifted:
+        sys.exit(f"figures have drifted in {names}; run python docs/figures.py.")
+    for path, text in drifted.items():
+        path.write_text(text, encoding="utf-8")
+    print(f"written: {names}" if drifted else "every figure is the result files'.")
+
+
+if __name__ == "__main__":
+    main()

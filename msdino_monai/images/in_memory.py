@@ -1,0 +1,126 @@
+"""Radiographs that a program has loaded already: an array, or a MetaTensor with what is known of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.utils import MetaKeys
+from numpy.typing import NDArray
+
+from msdino_monai.errors import RadiographError
+from msdino_monai.images.burned_in import shows_text
+from msdino_monai.images.colour import luminance
+from msdino_monai.images.display import hang
+from msdino_monai.images.radiograph import MAX_PIXELS, Orientation, Radiograph, Rules, Window
+
+# In an image's meta: it has no file. Savers leave it alone, whoever brought it takes the result.
+IN_MEMORY = "in_memory"
+# In its meta as well: its first axis runs along the picture's rows, as MONAI's and ITK's arrays do.
+COLUMNS_FIRST = "columns_first"
+# The same fact under the names that DICOM, MONAI Deploy and ITK give it.
+_PHOTOMETRIC = ("PhotometricInterpretation", "photometric_interpretation", "0028|0004")
+_MODALITY = ("Modality", "modality", "0008|0060")
+_CENTER, _WIDTH = ("WindowCenter", "0028|1050"), ("WindowWidth", "0028|1051")
+_DICOM_LETTERS = {"S": "H", "I": "F"}
+
+
+def radiograph_in_memory(image: Any, rules: Rules = Rules()) -> tuple[Radiograph, dict[str, Any]]:  # noqa: B008 -- frozen
+    """The radiograph, and what its meta keeps.
+
+    Without metadata a picture is (H, W), (1, H, W) or colours (H, W, 3), upright, with dark air. A volume of one
+    slice (W, H, 1), and whatever has an `original_affine` in its meta, has columns first and hangs by its affine.
+    """
+    values, meta = array_of(image), dict(image.meta) if isinstance(image, MetaTensor) else {}
+    if not 0 < values.size <= 4 * MAX_PIXELS:
+        raise RadiographError("open", f"shape {values.shape}", "give one two-dimensional image")
+    modality = str(_first(meta, _MODALITY, ""))
+    if modality and rules.modalities is not None and modality not in rules.modalities:
+        raise RadiographError("modality", f"{modality} is not a radiograph", "leave it out, or add it to `modalities`")
+    known = MetaKeys.ORIGINAL_AFFINE in meta
+    stored, axes, columns_first = _picture(values, known, meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM))
+    orientation, spacing = Orientation(transpose=columns_first), _noted_spacing(meta, columns_first)
+    if known and columns_first:
+        affine = np.asarray(torch.as_tensor(image.affine).cpu(), dtype=np.float64)
+        orientation, spacing = _hung(affine, axes), _spacing_of(affine, axes)
+    radiograph = Radiograph(
+        np.ascontiguousarray(stored),
+        str(_first(meta, _PHOTOMETRIC, "")).strip() == "MONOCHROME1",
+        orientation,
+        spacing,
+        ("likely burned-in text",) if shows_text(stored) else (),
+        _window(stored, meta),
+    )
+    kept = {name: value for name, value in meta.items() if name != MetaKeys.AFFINE}
+    return radiograph, {**kept, IN_MEMORY: True, COLUMNS_FIRST: columns_first}
+
+
+def array_of(image: Any) -> NDArray[Any]:
+    """The numbers of an array, a tensor or a MetaTensor."""
+    if isinstance(image, torch.Tensor):
+        return (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu().numpy()
+    if isinstance(image, np.ndarray):
+        return image
+    raise RadiographError("open", f"a {type(image).__name__}", "give a path, an array or a MetaTensor")
+
+
+def _picture(values: NDArray[Any], known: bool, channel_dim: Any) -> tuple[NDArray[Any], list[int], bool]:
+    """Two axes of values, which of the affine's axes they are, and whether columns come first."""
+    if not np.isrealobj(values):
+        raise RadiographError("decode", f"values of type {values.dtype}", "convert it to grey")
+    has_channel = values.ndim == 4 or (values.ndim == 3 and (not known or _number(channel_dim) == 0))
+    if has_channel and len(values) == 1:
+        values = values[0]
+    elif not known and values.ndim == 3 and values.shape[-1] == 3:
+        return luminance(values), [0, 1], False
+    axes = [axis for axis, length in enumerate(values.shape) if length > 1]
+    if len(axes) != 2:
+        raise RadiographError("frames", f"shape {values.shape} is not one image", "give one two-dimensional image")
+    return values.squeeze(), axes, known or values.ndim == 3
+
+
+def _hung(affine: NDArray[np.float64], axes: Sequence[int]) -> Orientation:
+    """By the letters of the affine, in RAS as MONAI keeps it; undone is what places nothing."""
+    codes = nibabel.aff2axcodes(affine) if np.isfinite(affine).all() else (None, None, None)
+    columns, rows = (_DICOM_LETTERS.get(str(codes[axis]), codes[axis]) or "" for axis in axes)
+    return hang(rows, columns)
+
+
+def _spacing_of(affine: NDArray[np.float64], axes: Sequence[int]) -> tuple[float, float] | None:
+    first, second = (float(np.linalg.norm(affine[:3, axis])) for axis in axes)
+    return (first, second) if first > 0 and second > 0 else None
+
+
+def _noted_spacing(meta: Mapping[str, Any], columns_first: bool) -> tuple[float, float] | None:
+    """As MONAI Deploy notes it; along the first and the second axis."""
+    rows, columns = _number(meta.get("row_pixel_spacing")), _number(meta.get("col_pixel_spacing"))
+    if not (rows > 0 and columns > 0):
+        return None
+    return (columns, rows) if columns_first else (rows, columns)
+
+
+def _window(stored: NDArray[Any], meta: Mapping[str, Any]) -> Window | None:
+    """The window of DICOM's function LINEAR on rescaled values; none where it would hide everything."""
+    center, width = _number(_first(meta, _CENTER, None)), _number(_first(meta, _WIDTH, None))
+    if math.isnan(center) or not width > 0:
+        return None
+    window = Window(center - 0.5, max(width - 1.0, 1e-6))
+    low, high = window(np.array([stored.min(), stored.max()], dtype=np.float32))
+    return window if low < high else None
+
+
+def _first(meta: Mapping[str, Any], names: Sequence[str], default: Any) -> Any:
+    return next((meta[name] for name in names if meta.get(name) is not None), default)
+
+
+def _number(value: Any) -> float:
+    """A number, or the first of several; NaN where there is none."""
+    try:
+        return float(np.asarray(value, dtype=np.float64).reshape(-1)[0])
+    except (TypeError, ValueError, IndexError):
+        return math.nan

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from msdino_monai.distributed import rank, sum_across_ranks, world_size
-from msdino_monai.pretraining.curves import as_csv
+from msdino_monai.table import as_csv
 from msdino_monai.vault.atomic import make_folder, write_file
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import time
@@ -19,6 +17,7 @@ from monai.metrics import compute_embedding_collapse
 
 from msdino_monai.distributed import gather_across_ranks, rank, sum_across_ranks, world_size
 from msdino_monai.pretraining.loss import Terms
+from msdino_monai.table import as_csv, columns
 from msdino_monai.vault.atomic import make_folder, write_file
 
 _log = logging.getLogger(__name__)
@@ -136,19 +135,6 @@ class CurvesFile:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.rows = [dict(row) for row in state["rows"]]
-
-
-def columns(rows: list[dict[str, float]]) -> list[str]:
-    """Every name that occurs, in the order of first occurrence: probes do not run every epoch."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
-def as_csv(rows: list[dict[str, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns(rows), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: f"{value:.6g}" for name, value in row.items()} for row in rows)
-    return text.getvalue()
 
 
 def as_picture(rows: list[dict[str, float]]) -> bytes:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from pretraining_runs import begin, train
 
-from msdino_monai.pretraining.curves import as_csv, as_picture, feature_rank
+from msdino_monai.pretraining.curves import as_picture, feature_rank
+from msdino_monai.table import as_csv
 from msdino_monai.pretraining.loss import Terms
 
 ALWAYS = [

@@ -16,7 +16,7 @@ from msdino_monai.finetuning.classification.evaluation import report
 from msdino_monai.finetuning.classification.predictions import Cases
 from msdino_monai.finetuning.segmentation.evaluation import summarise
 from msdino_monai.images.cohort import write_cohort
-from msdino_monai.pretraining.curves import as_csv
+from msdino_monai.table import as_csv
 from msdino_monai.vault import ExportDescription, ExportWriter
 from msdino_monai.vault.receive import receive
 

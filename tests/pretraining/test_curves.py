@@ -10,8 +10,8 @@ from PIL import Image
 from pretraining_runs import begin, train
 
 from msdino_monai.pretraining.curves import as_picture, feature_rank
-from msdino_monai.table import as_csv
 from msdino_monai.pretraining.loss import Terms
+from msdino_monai.table import as_csv
 
 ALWAYS = [
     *("epoch", *Terms._fields, "gradient_norm", "learning_rate", "weight_decay", "teacher_momentum"),

@@ -28,6 +28,7 @@ TINY = {
     " max_epochs=1",
     "read_dicom": "--skip_real --synthetic_shape 96 80 --rounds 5 --seconds_per_file 0",
     "site_shift": "--patients_per_site 20 --image_size 64 --img_size 32 --epochs 1 --training_seeds 0 --bootstrap 20",
+    "view_bounds": "--margins 4 --views 2 --img_size 64",
     "volume_segmentation": "--sites 1 --patients_per_site 5 --epochs 1",
     "token_store": "--images 20 --tokens 4 --dim 8 --batch 8 --rounds 2",
 }

@@ -146,7 +146,9 @@ below.kill()
 below.wait()
 """
 DEMO = """
-import importlib.util, pathlib, sys
+import importlib.util, pathlib, signal, sys
+for number in (signal.SIGINT, signal.SIGHUP):  # whoever runs the tests in the background ignores them
+    signal.signal(number, signal.SIG_DFL)
 sys.argv, folder = ["demo.py", "--output_dir", sys.argv[2]], pathlib.Path(sys.argv[2])
 spec = importlib.util.spec_from_file_location("demo", {path!r})
 sys.modules["demo"] = demo = importlib.util.module_from_spec(spec)

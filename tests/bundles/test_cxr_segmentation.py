@@ -104,7 +104,7 @@ def test_training_leaves_a_model_that_says_what_it_is(trained: Path) -> None:
     state = torch.load(trained, weights_only=True)
     assert all(type(tensor) is torch.Tensor for tensor in state.values())
     left = {path.name for path in trained.parents[1].iterdir()}
-    assert left == {"checkpoints", "curves.csv", "models", "run.json", "tensorboard"}
+    assert left == {"checkpoints", "curves.csv", "models", "tensorboard"}
 
 
 def test_evaluation_reports_cases_intervals_and_pictures(hospital: Path, trained: Path, tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_moved_bundle_exports_and_runs(hospital: Path, trained: Path, tmp_path: 
     for path in trained.parent.iterdir():
         shutil.copy(path, bundle / "models")
     rows = infer(hospital / "images", tmp_path / "out", bundle / "models" / "model.pt", bundle)
-    assert {row["bundle_version"] for row in rows} == {"0.1.0"}
+    assert {row["bundle_version"] for row in rows} == {"0.2.0"}
     ckpt_export(
         net_id="network_def",
         filepath=str(bundle / "models" / "model.ts"),

@@ -170,7 +170,7 @@ def test_training_leaves_a_model_and_an_adapter_that_say_what_they_are(trained: 
     assert json.loads((trained.parent / "adapter.network.json").read_text()) == description
     assert (trained.parent / "adapter.safetensors").stat().st_size < trained.stat().st_size
     left = {path.name for path in trained.parents[1].iterdir()}
-    assert left == {"checkpoints", "curves.csv", "models", "run.json", "tensorboard"}
+    assert left == {"checkpoints", "curves.csv", "models", "tensorboard"}
 
 
 def test_checkpoints_hold_the_trained_tensors_alone(trained: Path) -> None:
@@ -465,7 +465,7 @@ def test_moved_bundle_exports_and_runs(hospital: Path, trained: Path, tmp_path: 
     for path in trained.parent.iterdir():
         shutil.copy(path, bundle / "models")
     rows = infer(hospital / "images", tmp_path / "out", bundle / "models" / "model.pt", bundle)
-    assert {row["bundle_version"] for row in rows.values()} == {"0.1.0"}
+    assert {row["bundle_version"] for row in rows.values()} == {"0.2.0"}
     ckpt_export(
         net_id="network_def",
         filepath=str(bundle / "models" / "model.ts"),

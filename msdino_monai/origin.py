@@ -83,4 +83,4 @@ def _is_said(value: Any, problem: str) -> bool:
     """Whether a message quotes a value; a bare number may mean anything unless the message got it."""
     if isinstance(value, str) and not re.fullmatch(r"[\d.-]*", value):
         return re.search(rf"(?<!\w){re.escape(value)}(?!\w)", problem) is not None
-    return re.search(rf"got [(\[]?{re.escape(str(value))}(?![\w.]\w)", problem) is not None
+    return re.search(rf"got [(\[]?{re.escape(str(value))}(?!\w|\.\w)", problem) is not None

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.utils import MetaKeys
+from monai.utils import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
 from msdino_monai.errors import RadiographError
@@ -23,11 +23,14 @@ from msdino_monai.images.radiograph import MAX_PIXELS, Orientation, Radiograph, 
 IN_MEMORY = "in_memory"
 # In its meta as well: its first axis runs along the picture's rows, as MONAI's and ITK's arrays do.
 COLUMNS_FIRST = "columns_first"
-# The same fact under the names that DICOM, MONAI Deploy and ITK give it.
-_PHOTOMETRIC = ("PhotometricInterpretation", "photometric_interpretation", "0028|0004")
+# The same fact under the names that DICOM and MONAI Deploy, for some ITK give it.
+_PHOTOMETRIC = ("PhotometricInterpretation", "photometric_interpretation")
+_TURNED = "0028|0004"  # ITK turns MONOCHROME1 over, and keeps the word; a window would be of the values before
 _MODALITY = ("Modality", "modality", "0008|0060")
 _CENTER, _WIDTH = ("WindowCenter", "0028|1050"), ("WindowWidth", "0028|1051")
 _DICOM_LETTERS = {"S": "H", "I": "F"}
+# What MONAI's PydicomReader makes up where the header says nothing, as radiographs' do.
+_MADE_UP = np.eye(4)[[1, 0, 2, 3]]
 
 
 def radiograph_in_memory(image: Any, rules: Rules = Rules()) -> tuple[Radiograph, dict[str, Any]]:  # noqa: B008 -- frozen
@@ -43,18 +46,19 @@ def radiograph_in_memory(image: Any, rules: Rules = Rules()) -> tuple[Radiograph
     if modality and rules.modalities is not None and modality not in rules.modalities:
         raise RadiographError("modality", f"{modality} is not a radiograph", "leave it out, or add it to `modalities`")
     known = MetaKeys.ORIGINAL_AFFINE in meta
-    stored, axes, columns_first = _picture(values, known, meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM))
+    stored, axes, columns_first = _picture(values, known, meta)
     orientation, spacing = Orientation(transpose=columns_first), _noted_spacing(meta, columns_first)
     if known and columns_first:
-        affine = np.asarray(torch.as_tensor(image.affine).cpu(), dtype=np.float64)
-        orientation, spacing = _hung(affine, axes), _spacing_of(affine, axes)
+        affine = affine_of(image)
+        if not np.array_equal(affine, _MADE_UP):
+            orientation, spacing = _hung(affine, axes), _spacing_of(affine, axes)
     radiograph = Radiograph(
         np.ascontiguousarray(stored),
-        str(_first(meta, _PHOTOMETRIC, "")).strip() == "MONOCHROME1",
+        _is_monochrome1(_first(meta, _PHOTOMETRIC, "")),
         orientation,
         spacing,
         ("likely burned-in text",) if shows_text(stored) else (),
-        _window(stored, meta),
+        None if _is_monochrome1(meta.get(_TURNED)) else _window(stored, meta),
     )
     kept = {name: value for name, value in meta.items() if name != MetaKeys.AFFINE}
     return radiograph, {**kept, IN_MEMORY: True, COLUMNS_FIRST: columns_first}
@@ -69,19 +73,39 @@ def array_of(image: Any) -> NDArray[Any]:
     raise RadiographError("open", f"a {type(image).__name__}", "give a path, an array or a MetaTensor")
 
 
-def _picture(values: NDArray[Any], known: bool, channel_dim: Any) -> tuple[NDArray[Any], list[int], bool]:
+def affine_of(image: MetaTensor) -> NDArray[np.float64]:
+    """In RAS. Deploy says LPS of an affine in RAS; it is known by its `nifti_affine_transform`."""
+    affine = np.asarray(torch.as_tensor(image.affine).cpu(), dtype=np.float64)
+    if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS and "nifti_affine_transform" not in image.meta:
+        affine = np.diag([-1.0, -1.0, *[1.0] * (len(affine) - 2)]) @ affine
+    return affine
+
+
+def _is_monochrome1(photometric: Any) -> bool:
+    return str(photometric).strip() == "MONOCHROME1"
+
+
+def _picture(values: NDArray[Any], known: bool, meta: Mapping[str, Any]) -> tuple[NDArray[Any], list[int], bool]:
     """Two axes of values, which of the affine's axes they are, and whether columns come first."""
     if not np.isrealobj(values):
         raise RadiographError("decode", f"values of type {values.dtype}", "convert it to grey")
-    has_channel = values.ndim == 4 or (values.ndim == 3 and (not known or _number(channel_dim) == 0))
+    is_flat = np.size(meta.get(MetaKeys.SPATIAL_SHAPE, ())) == 2  # the file; a third axis is a channel
+    is_channel = _number(meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)) == 0 or (is_flat and len(values) == 1)
+    has_channel = values.ndim == 4 or (values.ndim == 3 and (not known or is_channel))
     if has_channel and len(values) == 1:
         values = values[0]
     elif not known and values.ndim == 3 and values.shape[-1] == 3:
-        return luminance(values), [0, 1], False
+        return luminance(values), [0, 1], _is_from_pillow(values, meta)
     axes = [axis for axis, length in enumerate(values.shape) if length > 1]
     if len(axes) != 2:
         raise RadiographError("frames", f"shape {values.shape} is not one image", "give one two-dimensional image")
-    return values.squeeze(), axes, known or values.ndim == 3
+    columns_first = known or (values.ndim == 3 and axes == [0, 1]) or _is_from_pillow(values, meta)
+    return values.squeeze(), axes, columns_first
+
+
+def _is_from_pillow(values: NDArray[Any], meta: Mapping[str, Any]) -> bool:
+    """Whether MONAI's PILReader read it: columns first, and no affine that says so."""
+    return "width" in meta and values.shape[:2] == (meta["width"], meta.get("height"))
 
 
 def _hung(affine: NDArray[np.float64], axes: Sequence[int]) -> Orientation:

@@ -8,7 +8,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from msdino_monai.errors import UserError
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest, read_manifest
@@ -62,7 +62,7 @@ def unpack(path: Path, folder: Path, trusted_key: str | None = None) -> tuple[Pa
             _compare(infos, manifest, path)
             for entry in manifest.files:
                 _extract(archive, infos[entry.file], entry, folder / top, path)
-            (folder / top / MANIFEST_FILE).write_bytes(archive.read(infos[MANIFEST_FILE]))
+            (folder / top / MANIFEST_FILE).write_bytes(manifest.encode())  # the very bytes that were checked
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is no whole zip archive ({error}); get it again.") from error
     return folder / top, manifest
@@ -97,8 +97,9 @@ def _plain_files(archive: zipfile.ZipFile, path: Path) -> tuple[dict[str, zipfil
 
 def _refuse_odd(info: zipfile.ZipInfo, path: Path) -> None:
     name = info.filename
-    parts = PurePosixPath(name).parts
-    if not parts or name.startswith("/") or "\\" in name or ":" in name or {"..", "."} & set(name.split("/")):
+    parts = name.removesuffix("/").split("/")
+    # An empty part would make `b//etc/x` the absolute `/etc/x` below.
+    if {"", ".", ".."} & set(parts) or "/" not in name or "\\" in name or ":" in name or not name.isprintable():
         raise UserError(f"{path}: {name!r} would be written outside its folder; do not use it.")
     kind = stat.S_IFMT(info.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -142,6 +143,8 @@ def _compare(infos: Mapping[str, zipfile.ZipInfo], manifest: PackageManifest, pa
 def _extract(archive: zipfile.ZipFile, info: zipfile.ZipInfo, entry: FileEntry, folder: Path, path: Path) -> None:
     """One file, no byte more than the manifest lists, and only those bytes."""
     target = folder / entry.file
+    if not target.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{path}: {entry.file!r} would be written outside its folder; do not use it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, left = hashlib.sha256(), entry.bytes
     with archive.open(info) as reader, target.open("xb") as writer:

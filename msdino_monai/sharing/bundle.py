@@ -16,7 +16,7 @@ MODEL = "models/model.pt"
 # What runs leave in a bundle that nobody ships.
 RUN_OUTPUT = ("eval", "checkpoints", "cache", "tensorboard", "__pycache__")
 # The same, beside the folders of a bundle; in `docs` a picture belongs to it.
-_RESULTS = ("*.csv", "*.png", "*.npy", "metrics.json", "predictions.json")
+_RESULTS = ("*.csv", "*.png", "*.npy", "metrics.json", "predictions.json", "run.json", "mlruns.db")
 
 
 class Bundle:

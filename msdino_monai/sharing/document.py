@@ -36,6 +36,7 @@ _OUTLINE = {
     "limits": r"(?im)^#+ .*(limit|intended use)|not a medical device",
     "licence": r"(?im)^#+ .*licen[sc]e",
 }
+_NAME, _PIN = re.compile(r"[A-Za-z0-9][\w.-]*"), re.compile(r"(==|>=)?\d[\w.+!]*")
 _LICENCES = r"Apache License|MIT License|BSD|GNU|Creative Commons|Mozilla Public"
 
 
@@ -123,9 +124,14 @@ def check_pins(bundle: Bundle) -> str:
     pins = bundle.metadata.get("required_packages_version", {})
     if not isinstance(pins, dict):
         raise UserError("required_packages_version in metadata.json must be an object; correct it.")
+    for name, pin in pins.items():
+        # pip would take an address for a package, and run what lies there.
+        if not _NAME.fullmatch(name) or not _PIN.fullmatch(str(pin)):
+            advice = "write a package's name and 1.2.3 or >=1.2.3"
+            raise UserError(f"required_packages_version in metadata.json has {name!r}: {pin!r}; {advice}.")
     missing = [f"{name}=={pin}" for name, pin in pins.items() if not _is_met(name, str(pin))]
     for requirement in missing:
-        _try_to_install(requirement.replace("==>=", ">="))
+        _try_to_install(requirement.replace("==>=", ">=").replace("====", "=="))
     others = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
     differ = [
         f"{package} {_installed(package)} here, {bundle.metadata[field]} there"
@@ -157,8 +163,11 @@ def _named_elsewhere(bundle: Bundle) -> set[str]:
     """Files that `large_files` or a package's manifest name."""
     names: set[str] = set()
     for path in bundle.root.glob("large_files.*"):
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        names |= {str(entry["path"]) for entry in (content or {}).get("large_files", [])}
+        try:
+            content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            names |= {str(entry["path"]) for entry in (content or {}).get("large_files", [])}
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError):
+            raise UserError(f"{path.name} must hold large_files, a list with a path in each; mend it.") from None
     if (bundle.root / MANIFEST_FILE).is_file():
         manifest = read_manifest((bundle.root / MANIFEST_FILE).read_bytes(), MANIFEST_FILE)
         names |= {MANIFEST_FILE, *(entry.file for entry in manifest.files)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,16 @@ def check_torchscript(bundle: Bundle, scratch: Path) -> str:
     """What `ckpt_export` writes loads, and gives what the network gives."""
     path = scratch / TORCHSCRIPT
     export_torchscript(bundle, path)
+    return _also_packed(bundle, path, lambda each: _run_torchscript(bundle, each))
+
+
+def _also_packed(bundle: Bundle, path: Path, check: Callable[[Path], str]) -> str:
+    """What a check says of an export made here, and of the one that came with the bundle: others run that one."""
+    packed = bundle.model.with_name(path.name)
+    return check(path) + (f"; the packed one: {check(packed)}" if packed.is_file() else "")
+
+
+def _run_torchscript(bundle: Bundle, path: Path) -> str:
     extra = {"metadata.json": "", "inference.json": ""}
     script = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore[no-untyped-call]
     if not all(extra.values()):
@@ -46,10 +57,14 @@ def check_onnx(bundle: Bundle, scratch: Path) -> str:
     absent = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if absent:
         raise LeftOut(f"{', '.join(absent)} not installed")
-    import onnxruntime  # type: ignore[import-untyped]
-
     path = scratch / ONNX
     export_onnx(bundle, path)
+    return _also_packed(bundle, path, lambda each: _run_onnx(bundle, each))
+
+
+def _run_onnx(bundle: Bundle, path: Path) -> str:
+    import onnxruntime  # type: ignore[import-untyped]
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     single, several = (
         _compared(session.run(None, {"image": _example(bundle, count).numpy()})[0], bundle, count)

@@ -29,7 +29,8 @@ class Row:
     note: str
 
     def __str__(self) -> str:
-        return f"  {self.check:<20} {self.outcome:<8} {self.seconds:>6.1f} s  {self.note}".rstrip()
+        shown = "".join(each if each.isprintable() else "?" for each in self.note)  # a stranger's words
+        return f"  {self.check:<20} {self.outcome:<8} {self.seconds:>6.1f} s  {shown}".rstrip()
 
 
 def make_check(name: str, check: Callable[[], str]) -> Row:

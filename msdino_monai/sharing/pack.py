@@ -18,7 +18,6 @@ from msdino_monai.sharing.archive import write_folder
 from msdino_monai.sharing.bundle import RUN_OUTPUT, Bundle
 from msdino_monai.sharing.card import METRICS, model_card
 from msdino_monai.sharing.environment import WHEELS
-from msdino_monai.sharing.export import ONNX, TORCHSCRIPT
 from msdino_monai.sharing.hub import check_hub, push
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest
 from msdino_monai.sharing.page import bring_pages
@@ -47,6 +46,8 @@ def pack(
     if not bundles:
         raise UserError("name at least one bundle: python -m msdino_monai pack bundles/<name>")
     if push_to_hf is not None:
+        if len(bundles) > 1:
+            raise UserError("--push_to_hf takes one bundle: a repository on the Hub holds one; push them one by one.")
         check_hub(push_to_hf)
     if not output_dir.strip():
         raise UserError("--output_dir is empty; name a folder for the packages.")
@@ -97,7 +98,7 @@ def staged_copy(bundle: Bundle, scratch: Path) -> Bundle:
         raise UserError(f"there is nothing to pack: {bundle.model} is missing; train it: {train} --dataset_dir <data>")
     if bundle.model.exists():
         check_weights(bundle)  # not the copy's: a message names the user's file
-    work = bundle.copy(scratch, leave_out=(*RUN_OUTPUT, TORCHSCRIPT, ONNX, WHEELS, MANIFEST_FILE, "model_card.md"))
+    work = bundle.copy(scratch, leave_out=(*RUN_OUTPUT, "*.ts", "*.onnx", WHEELS, MANIFEST_FILE, "model_card.md"))
     origin = "As trained"
     if not work.model.is_file():
         draw_weights(work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -12,17 +13,17 @@ from msdino_monai.errors import UserError
 _ARCHIVES = (".ts", ".pt", ".whl")
 
 
-def refuse_own_paths(folder: Path, places: list[Path]) -> None:
-    """Refuse files that hold the path of one of the places, of the home folder, or of this Python."""
-    known = {place.resolve() for place in [*places, Path.cwd(), Path(sys.prefix)]}
+def refuse_own_paths(folder: Path, own: list[Path]) -> None:
+    """Refuse files that hold the path of one of `own`, of the home folder, or of this Python."""
+    known = {place.resolve() for place in [*own, Path.cwd(), Path(sys.prefix)]}
     # `/usr/` or `/tmp/` may stand in any text; a longer path is of this machine.
-    needles = {f"{place}/".encode() for place in {*filter(_is_long, known), Path.home()} if place != place.parent}
+    places = [place for place in {*filter(_is_long, known), Path.home()} if place != place.parent]
+    needle = re.compile(rb"(?<![\w.-])(%s)(?![\w.-])" % b"|".join(re.escape(str(place)).encode() for place in places))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         for name, data in _contents(path):
-            for needle in needles:
-                if needle in data:
-                    where = path.relative_to(folder).as_posix() + name
-                    raise UserError(f"{where} holds the path {needle.decode()}; take it out before you share it.")
+            if found := needle.search(data):
+                where = path.relative_to(folder).as_posix() + name
+                raise UserError(f"{where} holds the path {found[1].decode()}; take it out before you share it.")
 
 
 def _is_long(place: Path) -> bool:

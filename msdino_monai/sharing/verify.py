@@ -11,7 +11,7 @@ from msdino_monai.sharing import document, network, workflow
 from msdino_monai.sharing.archive import unpack
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.sharing.environment import verify_in_fresh_environment
-from msdino_monai.sharing.outcome import FAIL, LEFT_OUT, PASS, Row, make_check
+from msdino_monai.sharing.outcome import FAIL, LEFT_OUT, PASS, Row, make_check, reason_of
 from msdino_monai.sharing.sample import inference_data, training_data
 from msdino_monai.sharing.weight import check_weights, draw_weights
 from msdino_monai.vault.signing import read_public_key
@@ -60,7 +60,11 @@ def _verify(path: Path, schema: str | None, key: str | None, fresh: bool, constr
             if row.outcome == FAIL:
                 return False
             if fresh:
-                return verify_in_fresh_environment(target[0], scratch, schema, constraint)
+                try:
+                    return verify_in_fresh_environment(target[0], scratch, schema, constraint)
+                except Exception as error:  # this package's failure, the others' turn comes
+                    print(Row("fresh environment", FAIL, 0.0, reason_of(error)), flush=True)
+                    return False
             root = target[0]
         else:
             if key is not None or fresh:

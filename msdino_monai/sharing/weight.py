@@ -17,7 +17,7 @@ from msdino_monai.errors import UserError
 from msdino_monai.finetuning import save_network
 from msdino_monai.networks import ImageEncoder
 from msdino_monai.networks.difference import body_sizes
-from msdino_monai.networks.weights import State, decode_tensors
+from msdino_monai.networks.weights import State, decode_tensors, hash_tensors
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.vault.atomic import read_file
 
@@ -39,7 +39,11 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 def check_weights(bundle: Bundle) -> str:
     """Every file of weights is read whole: plain finite tensors, nothing to execute."""
     files = sorted(path for path in bundle.model.parent.iterdir() if path.suffix in (".pt", ".safetensors"))
-    counts = {path: sum(tensor.numel() for tensor in read_weights(path).values()) for path in files}
+    states = {path: read_weights(path) for path in files}
+    counts = {path: sum(tensor.numel() for tensor in state.values()) for path, state in states.items()}
+    twin = bundle.model.with_suffix(".safetensors")
+    if twin in states and hash_tensors(states[twin]) != hash_tensors(states[bundle.model]):
+        raise UserError(f"{twin} holds other numbers than {bundle.model.name}; remove it, or pack again.")
     return f"{counts[bundle.model]:,} numbers in {bundle.model.name}, plain tensors"
 
 

@@ -68,6 +68,35 @@ def test_slice_that_monai_loaded_hangs_by_its_affine_as_its_file_does(
         assert Geometry.of(found.meta, (48, 48)) == Geometry.of(expected.meta, (48, 48))
 
 
+@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:PydicomReader:UserWarning", "ignore:builtin type")
+@pytest.mark.parametrize("reader", ["PILReader", "PydicomReader", "ITKReader"])
+@pytest.mark.parametrize("channel", [True, False])
+def test_picture_that_monai_loaded_is_what_its_file_is(
+    reader: str, channel: bool, picture: np.ndarray, write_dicom: Callable[..., Path], tmp_path: Path
+) -> None:
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    path = tmp_path / "a.png" if reader == "PILReader" else write_dicom(picture)
+    found = load(LoadImage(reader, ensure_channel_first=channel)(path))
+    torch.testing.assert_close(found.as_tensor(), load(path).as_tensor())
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:builtin type")  # the second are ITK's
+@pytest.mark.parametrize("lps_to_ras", [True, False])
+def test_monochrome1_that_itk_has_turned_over_is_not_turned_again(
+    lps_to_ras: bool, picture: np.ndarray, write_dicom: Callable[..., Path]
+) -> None:
+    path = write_dicom(picture, PhotometricInterpretation="MONOCHROME1")
+    found = load(LoadImage("ITKReader", affine_lps_to_ras=lps_to_ras)(path))
+    torch.testing.assert_close(found.as_tensor(), load(path).as_tensor())
+
+
+@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning")
+def test_flat_nifti_with_a_channel_hangs_by_its_own_axes(picture: np.ndarray, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(picture.T.astype(np.float32), np.diag([-0.2, -0.3, 1, 1])), tmp_path / "a.nii.gz")
+    found = load(LoadImage("NibabelReader", ensure_channel_first=True)(tmp_path / "a.nii.gz"))
+    torch.testing.assert_close(found.as_tensor(), load(tmp_path / "a.nii.gz").as_tensor())
+
+
 def test_slice_with_columns_first_and_no_affine_is_turned(picture: np.ndarray) -> None:
     found = load(picture.T[..., None])
     torch.testing.assert_close(found.as_tensor(), load(picture).as_tensor())

@@ -68,7 +68,7 @@ def test_slice_that_monai_loaded_hangs_by_its_affine_as_its_file_does(
         assert Geometry.of(found.meta, (48, 48)) == Geometry.of(expected.meta, (48, 48))
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:PydicomReader:UserWarning", "ignore:builtin type")
+@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:PydicomReader:UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("reader", ["PILReader", "PydicomReader", "ITKReader"])
 @pytest.mark.parametrize("channel", [True, False])
 def test_picture_that_monai_loaded_is_what_its_file_is(
@@ -80,7 +80,8 @@ def test_picture_that_monai_loaded_is_what_its_file_is(
     torch.testing.assert_close(found.as_tensor(), load(path).as_tensor())
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:builtin type")  # the second are ITK's
+# ITK loads lazily, and its SWIG modules crash where the DeprecationWarning they give is an error.
+@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("lps_to_ras", [True, False])
 def test_monochrome1_that_itk_has_turned_over_is_not_turned_again(
     lps_to_ras: bool, picture: np.ndarray, write_dicom: Callable[..., Path]

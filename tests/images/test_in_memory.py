@@ -68,7 +68,9 @@ def test_slice_that_monai_loaded_hangs_by_its_affine_as_its_file_does(
         assert Geometry.of(found.meta, (48, 48)) == Geometry.of(expected.meta, (48, 48))
 
 
-@pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning", "ignore:PydicomReader:UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:NvImgCodec:UserWarning", "ignore:PydicomReader:UserWarning", "ignore::DeprecationWarning"
+)
 @pytest.mark.parametrize("reader", ["PILReader", "PydicomReader", "ITKReader"])
 @pytest.mark.parametrize("channel", [True, False])
 def test_picture_that_monai_loaded_is_what_its_file_is(

@@ -193,6 +193,8 @@ def spoil(root: Path, how: str) -> None:
 def test_bad_bundle_is_not_packed_and_one_line_says_why(
     how: str, message: str, bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    if how == "other network":  # found as it is exported
+        pytest.importorskip("onnxscript", reason="the ONNX exporter needs onnxscript")
     root = tmp_path / bundle.name
     shutil.copytree(bundle, root)
     spoil(root, how)

@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=800, help="patients of each hospital")
     parser.add_argument("--image_size", type=int, default=256, help="longer side of the stored radiographs")
     parser.add_argument("--img_size", type=int, default=128, help="side of what the networks see")
-    parser.add_argument("--views", type=int, default=4, help="exported views of each image")
+    parser.add_argument("--views", type=int, default=1, help="exported views of each image")
     parser.add_argument("--train", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the pretraining")
     parser.add_argument("--finetune", nargs="*", default=["max_epochs=30"], metavar="NAME=VALUE")
     parser.add_argument("--label_fraction", type=float, default=0.15)

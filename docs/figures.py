@@ -86,8 +86,8 @@ def gain_block() -> str:
     found = value_means()
     settings = results("pretraining_value")["settings"]
     return prose(
-        f"The gain from pretraining on this small cohort is small, and was measured with {settings['views']} exported "
-        "views at margin 2, which the audit has since refused; with today's default it has not been measured yet.",
+        "The gain from pretraining on this small cohort is small. Measured with the export's audited default "
+        f"({settings['views']} view, margin 4, 64 dimensions).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
         f"{found['few_labels_auc_from_scratch']:.3f} from scratch.",

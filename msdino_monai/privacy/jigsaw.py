@@ -32,10 +32,17 @@ class Assembly:
     patches: Floats
     scores: PairScores
 
+    def reordered(self, order: Integers) -> Assembly:
+        """The same arrangement of the same tokens, named in another order."""
+        right, down = (matrix[np.ix_(order, order)] for matrix in (self.scores.right, self.scores.down))
+        return Assembly(self.cells[order], self.patches[order], PairScores(right, down))
+
 
 @dataclass(frozen=True)
 class JigsawAttack:
-    """Attacks the views (V, K, D) of one image, in the arbitrary order the export left them in.
+    """Attacks the views (V, K, D) of one image; the order the export left the tokens in changes nothing.
+
+    The tokens of every view are sorted first: the same set of tokens gives the same arrangement, bit for bit.
 
     Args:
         embedder: rebuilt from the manifest.
@@ -63,12 +70,13 @@ class JigsawAttack:
     def __call__(self, views: npt.NDArray[np.floating[Any]], bridges: Sequence[PairScores] | None = None) -> Assembly:
         """Put the first view together; `bridges` are those of these views, where somebody has them already."""
         with one_thread():
-            return self._attack(np.asarray(views, dtype=np.float32), bridges)
+            tokens = np.asarray(views, dtype=np.float32)
+            return self._attack(_sorted(tokens), bridges).reordered(np.argsort(_order(tokens[0])))
 
     def bridges(self, views: npt.NDArray[np.floating[Any]]) -> list[PairScores]:
-        """What each other view says of the first one's pairs: most of the work, and the same for any network."""
+        """What each other view says of the sorted first one's pairs: most of the work, the same for any network."""
         with one_thread():
-            return self._bridges(np.asarray(views, dtype=np.float32))
+            return self._bridges(_sorted(np.asarray(views, dtype=np.float32)))
 
     def _bridges(self, views: Floats) -> list[PairScores]:
         variance = noise_variance(views, self.noise, self.dtype)
@@ -109,6 +117,14 @@ class JigsawAttack:
     def alone(self) -> JigsawAttack:
         """The same attack on one view."""
         return replace(self, all_views=False)
+
+
+def _sorted(views: Floats) -> Floats:
+    return np.stack([view[_order(view)] for view in views])
+
+
+def _order(view: Floats) -> Integers:
+    return np.lexsort(view.T)
 
 
 def combine(evidence: list[PairScores]) -> PairScores:

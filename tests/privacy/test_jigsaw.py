@@ -70,10 +70,11 @@ def test_dropped_tokens_leave_the_rest_solvable(pictures: np.ndarray) -> None:
 
 
 def test_fewer_dimensions_and_a_margin_make_it_harder(pictures: np.ndarray) -> None:
-    bare = attacked(pictures[0], embedding_dim=384).assembly.neighbours
-    fewer = attacked(pictures[0], embedding_dim=64).assembly.neighbours
-    margin = attacked(pictures[0], embedding_dim=128, margin=2).assembly.neighbours
-    assert bare > fewer + 0.2 > margin + 0.2
+    """By the matches before the assembly: a solver that gets past a threshold solves the rest by luck."""
+    bare = attacked(pictures[0], embedding_dim=384).top_match
+    fewer = attacked(pictures[0], embedding_dim=64).top_match
+    margin = attacked(pictures[0], embedding_dim=128, margin=2).top_match
+    assert bare > fewer + 0.2 > margin + 0.4
     assert margin > 0.03  # chance is 0.004: hard is not safe
 
 
@@ -98,3 +99,10 @@ def test_order_of_the_tokens_tells_the_attack_nothing(pictures: np.ndarray) -> N
     found = JigsawAttack(embedder)(views)
     report = judge_assembly(found, pictures[0], np.arange(196), embedder)
     assert report.assembly.neighbours < 0.3
+    order = np.random.default_rng(0).permutation(196)
+    shuffled = JigsawAttack(embedder)(views[:, order])
+    distinct = np.unique(views[0], axis=0, return_counts=True, return_inverse=True)
+    alone = (distinct[2] == 1)[distinct[1].ravel()]  # equal tokens, of the background, stand for each other
+    np.testing.assert_array_equal(shuffled.cells[alone[order]], found.cells[order][alone[order]])
+    np.testing.assert_array_equal(shuffled.patches, found.patches[order])
+    np.testing.assert_array_equal(shuffled.scores.right, found.scores.right[np.ix_(order, order)])

@@ -46,7 +46,7 @@ verify: $(VENV)/.installed
 	$(BIN)/python -m msdino_monai verify bundles/*/
 	rm -rf build/packages
 	$(BIN)/python -m msdino_monai pack bundles/cxr_embedding_export --output_dir build/packages
-	$(BIN)/python -m msdino_monai verify build/packages/*.zip --fresh true --constraint constraints.txt
+	$(BIN)/python -m msdino_monai verify build/packages/*.zip --constraint constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .

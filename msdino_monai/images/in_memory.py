@@ -67,7 +67,8 @@ def radiograph_in_memory(image: Any, rules: Rules = Rules()) -> tuple[Radiograph
 def array_of(image: Any) -> NDArray[Any]:
     """The numbers of an array, a tensor or a MetaTensor."""
     if isinstance(image, torch.Tensor):
-        return (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu().numpy()
+        plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu()
+        return (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()  # a type that numpy lacks
     if isinstance(image, np.ndarray):
         return image
     raise RadiographError("open", f"a {type(image).__name__}", "give a path, an array or a MetaTensor")
@@ -87,7 +88,7 @@ def _is_monochrome1(photometric: Any) -> bool:
 
 def _picture(values: NDArray[Any], known: bool, meta: Mapping[str, Any]) -> tuple[NDArray[Any], list[int], bool]:
     """Two axes of values, which of the affine's axes they are, and whether columns come first."""
-    if not np.isrealobj(values):
+    if values.dtype.kind not in "biuf":
         raise RadiographError("decode", f"values of type {values.dtype}", "convert it to grey")
     is_flat = np.size(meta.get(MetaKeys.SPATIAL_SHAPE, ())) == 2  # the file; a third axis is a channel
     is_channel = _number(meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)) == 0 or (is_flat and len(values) == 1)

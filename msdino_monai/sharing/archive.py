@@ -12,6 +12,7 @@ from pathlib import Path
 
 from msdino_monai.errors import UserError
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest, read_manifest
+from msdino_monai.vault.atomic import hash_file, read_file
 
 MAX_FILES = 1000
 MAX_BYTES = 8 << 30
@@ -68,6 +69,19 @@ def unpack(path: Path, folder: Path, trusted_key: str | None = None) -> tuple[Pa
     return folder / top, manifest
 
 
+def check_unpacked(folder: Path, trusted_key: str | None = None) -> PackageManifest:
+    """The manifest of a package that somebody unpacked, if all it lists is still there as listed."""
+    path = folder / MANIFEST_FILE
+    manifest = _trusted(read_manifest(read_file(path), str(path)), folder, trusted_key)
+    for entry in manifest.files:
+        file = folder / entry.file
+        is_plain = file.is_file() and file.resolve() == folder.resolve() / entry.file  # no link, no way out
+        if not is_plain or hash_file(file) != entry.sha256:
+            advice = "unpack the package again, or remove the manifest if the change is yours"
+            raise UserError(f"{folder}: {entry.file} is not the file the manifest lists; {advice}.")
+    return manifest
+
+
 def _info(name: str) -> zipfile.ZipInfo:
     """A plain file of nobody's, from the beginning of time."""
     info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
@@ -116,7 +130,11 @@ def _read_manifest(
     info = infos.get(MANIFEST_FILE)
     if info is None or info.file_size > _MAX_MANIFEST_BYTES:
         raise UserError(f"{path} has no {MANIFEST_FILE} of a sensible size; make packages with `pack`.")
-    manifest = read_manifest(archive.read(info), f"{path}: {MANIFEST_FILE}")
+    return _trusted(read_manifest(archive.read(info), f"{path}: {MANIFEST_FILE}"), path, trusted_key)
+
+
+def _trusted(manifest: PackageManifest, path: Path, trusted_key: str | None) -> PackageManifest:
+    """The manifest, if its signature fits, and is of whom the user trusts."""
     if manifest.public_key is not None and not manifest.signed_by(manifest.public_key):
         raise UserError(f"{path}: the signature does not fit the manifest; get the package again.")
     if trusted_key is not None and not manifest.signed_by(trusted_key):

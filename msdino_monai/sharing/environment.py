@@ -51,4 +51,4 @@ def _checked(command: Sequence[str], folder: Path) -> None:
     )
     if ended.returncode != 0:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"`{' '.join(command[1:])}` failed: {last}")
+        raise UserError(f"`{' '.join(command[1:])}` failed: {last}; --fresh false runs it in this environment.")

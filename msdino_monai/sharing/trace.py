@@ -1,4 +1,4 @@
-"""Paths of the machine a package was made on, which have no place in it."""
+"""Paths of the machine a package was made on, or of another's home, which have no place in it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from pathlib import Path
 from msdino_monai.errors import UserError
 
 _ARCHIVES = (".ts", ".pt", ".whl")
+_HOMES = rb"(?:/home|/Users|[A-Za-z]:\\{1,2}Users)[/\\]{1,2}[\w.-]+(?=[/\\])"  # of somebody, wherever that was
 
 
 def refuse_own_paths(folder: Path, own: list[Path]) -> None:
-    """Refuse files that hold the path of one of `own`, of the home folder, or of this Python."""
+    """Refuse files that hold the path of one of `own`, of a home folder, or of this Python."""
     known = {place.resolve() for place in [*own, Path.cwd(), Path(sys.prefix)]}
     # `/usr/` or `/tmp/` may stand in any text; a longer path is of this machine.
     places = [place for place in {*filter(_is_long, known), Path.home()} if place != place.parent]
-    needle = re.compile(rb"(?<![\w.-])(%s)(?![\w.-])" % b"|".join(re.escape(str(place)).encode() for place in places))
+    named = b"|".join(re.escape(str(place)).encode() for place in places)
+    needle = re.compile(rb"(?<![\w.-])((?:%s)(?![\w.-])|%s)" % (named, _HOMES))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         for name, data in _contents(path):
             if found := needle.search(data):

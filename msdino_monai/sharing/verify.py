@@ -8,9 +8,10 @@ from pathlib import Path
 
 from msdino_monai.errors import UserError
 from msdino_monai.sharing import document, network, workflow
-from msdino_monai.sharing.archive import unpack
+from msdino_monai.sharing.archive import check_unpacked, unpack
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.sharing.environment import verify_in_fresh_environment
+from msdino_monai.sharing.manifest import MANIFEST_FILE, PackageManifest
 from msdino_monai.sharing.outcome import FAIL, LEFT_OUT, PASS, Row, make_check, reason_of
 from msdino_monai.sharing.sample import inference_data, training_data
 from msdino_monai.sharing.weight import check_weights, draw_weights
@@ -23,7 +24,7 @@ def verify(
     *bundles: str,
     schema: str | None = None,
     trusted_key: str | None = None,
-    fresh: bool = False,
+    fresh: bool = True,
     constraint: str | None = None,
 ) -> int:
     """Check bundles, or packages made by `pack`, as the model zoo does; status 1 if anything fails.
@@ -32,7 +33,7 @@ def verify(
 
     --schema       a copy of MONAI's metadata schema (default: MONAI_SCHEMA; else it is downloaded)
     --trusted_key  ed25519:... or the file that holds it; packages must be signed with it
-    --fresh        true runs a package in a new virtual environment with MONAI and the packed wheel alone
+    --fresh        a package runs in a new virtual environment with MONAI and the packed wheel alone; false: in this one
     --constraint   a pip constraints file for that environment
     """
     if not bundles:
@@ -65,21 +66,27 @@ def _verify(path: Path, schema: str | None, key: str | None, fresh: bool, constr
                 except Exception as error:  # this package's failure, the others' turn comes
                     print(Row("fresh environment", FAIL, 0.0, reason_of(error)), flush=True)
                     return False
-            root = target[0]
-        else:
-            if key is not None or fresh:
-                raise UserError(f"{path} is no package; --trusted_key and --fresh are for those made by `pack`.")
-            root = path
-        return _verify_bundle(root, scratch, schema)
+            return _verify_bundle(target[0], scratch, schema)
+        if (path / MANIFEST_FILE).is_file():
+            row = make_check("hashes", lambda: _described(check_unpacked(path, key), path, key))
+            print(row, flush=True)
+            return row.outcome != FAIL and _verify_bundle(path, scratch, schema)
+        if key is not None:
+            raise UserError(f"{path} is no package; --trusted_key is for those made by `pack`.")
+        return _verify_bundle(path, scratch, schema)
 
 
 def _unpack(path: Path, folder: Path, key: str | None, target: list[Path]) -> str:
     if not path.is_file():
         raise UserError(f"there is no package {path}; make one with `pack`.")
     root, manifest = unpack(path, folder, key)
-    if Bundle(root).version != manifest.version:
-        raise UserError(f"{path}: the manifest is of version {manifest.version}, the bundle of another; do not use it.")
     target.append(root)
+    return _described(manifest, root, key)
+
+
+def _described(manifest: PackageManifest, root: Path, key: str | None) -> str:
+    if Bundle(root).version != manifest.version:
+        raise UserError(f"the manifest is of version {manifest.version}, the bundle of another; do not use it.")
     signed = "not signed" if manifest.public_key is None else f"signed by {manifest.public_key}"
     unknown = manifest.public_key is not None and key is None
     return f"{len(manifest.files)} files as listed, {signed}" + (", whoever that is: give --trusted_key" * unknown)
@@ -117,21 +124,22 @@ def _rows(root: Path, scratch: Path, schema: str | None) -> Iterator[Row]:
     }
     for name, check in documents.items():
         yield make_check(name, check)
-    work = bundle.copy(scratch / "copy")
-    row = make_check("weights", lambda: _weights(bundle, work))
+    copied: list[Bundle] = []
+
+    def weights() -> str:
+        copied.append(bundle.copy(scratch / "copy"))
+        if bundle.model.exists():
+            return check_weights(bundle)  # its own, so that a message names the user's file
+        draw_weights(copied[0])
+        return "weights: random"
+
+    row = make_check("weights", weights)
     yield row
-    for name, check in _runs(work, scratch).items():
+    for name, check in _runs(copied[0] if copied else bundle, scratch).items():
         if row.outcome == PASS:
             yield make_check(name, check)
         else:
             yield Row(name, LEFT_OUT, 0.0, "no usable weights")
-
-
-def _weights(bundle: Bundle, work: Bundle) -> str:
-    if bundle.model.exists():
-        return check_weights(bundle)  # its own, so that a message names the user's file
-    draw_weights(work)
-    return "weights: random"
 
 
 def _runs(work: Bundle, scratch: Path) -> dict[str, Check]:

@@ -55,6 +55,11 @@ def test_colours_are_what_their_file_is(tmp_path: Path) -> None:
     torch.testing.assert_close(load(pixels).as_tensor(), load(tmp_path / "a.png").as_tensor())
 
 
+def test_number_type_that_numpy_lacks_is_taken(picture: np.ndarray) -> None:
+    brain_float = torch.from_numpy(picture.astype(np.float32)).to(torch.bfloat16)
+    assert torch.equal(load(brain_float).as_tensor(), load(brain_float.float()).as_tensor())
+
+
 @pytest.mark.filterwarnings("ignore:NvImgCodec:UserWarning")  # MONAI tries all of its readers
 @pytest.mark.parametrize("affine", [np.diag([-0.2, -0.3, 1, 1]), np.diag([0.2, 0.2, 1, 1]), AFFINE])
 def test_slice_that_monai_loaded_hangs_by_its_affine_as_its_file_does(
@@ -112,6 +117,8 @@ def test_slice_with_columns_first_and_no_affine_is_turned(picture: np.ndarray) -
         (np.zeros((4, 5, 6)), "is not one image"),
         (np.zeros((0, 5)), "shape"),
         (np.zeros((9, 9), dtype=complex), "complex"),
+        (np.full((9, 9), "grey"), "values of type <U4"),
+        (np.full((9, 9), None), "values of type object"),
         ([1, 2], "a list"),
         (MetaTensor(torch.rand(9, 9), meta={"modality": "CT"}), "CT is not a radiograph"),
         (np.full((9, 9), 3.0), "same value"),

@@ -95,6 +95,17 @@ def test_no_path_of_this_machine_is_inside(package: Path, bundle: Path, tmp_path
         refuse_own_paths(tmp_path, [bundle])
 
 
+@pytest.mark.parametrize(
+    "path", ["/home/somebody/x.pt", "/Users/some.body/x", r"C:\Users\body\x", r"C:\\Users\\body\\x"]
+)
+def test_no_home_of_another_machine_is_inside(path: str, tmp_path: Path) -> None:
+    (tmp_path / "model.network.json").write_text(f'{{"backbone": "{path}"}}')
+    with pytest.raises(UserError, match="body; take it out"):
+        refuse_own_paths(tmp_path, [])
+    (tmp_path / "model.network.json").write_text('{"see": "https://example.org/home/page and /home/"}')
+    refuse_own_paths(tmp_path, [])
+
+
 def test_wheel_installs_as_this_package(tmp_path: Path) -> None:
     with zipfile.ZipFile(write_wheel(tmp_path)) as wheel:
         names = set(wheel.namelist())

@@ -11,7 +11,7 @@ import pytest
 
 from msdino_monai.errors import UserError
 from msdino_monai.sharing import archive
-from msdino_monai.sharing.archive import unpack
+from msdino_monai.sharing.archive import check_unpacked, unpack
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest, read_manifest
 from msdino_monai.vault.signing import SigningKey
 
@@ -134,6 +134,34 @@ def test_signature_that_does_not_fit_is_refused_even_by_who_trusts_nobody(tmp_pa
     path = write(tmp_path / "p.zip", manifest=replace(signed, signature=other.signature))
     with pytest.raises(UserError, match="signature does not fit"):
         unpack(path, tmp_path / "out")
+
+
+def test_unpacked_package_is_held_against_its_manifest(tmp_path: Path) -> None:
+    maker, stranger = SigningKey(bytes(32)), SigningKey(bytes([1]) * 32)
+    signed = manifest_of(GOOD).signed(maker)
+    root, _ = unpack(write(tmp_path / "p.zip", manifest=signed), tmp_path / "out")
+    (root / "eval").mkdir()  # what a run left there
+    assert check_unpacked(root, maker.public) == signed
+    with pytest.raises(UserError, match="not signed with the key you trust"):
+        check_unpacked(root, stranger.public)
+    licence = root / "LICENSE"
+    licence.write_bytes(b"Apache licence")
+    with pytest.raises(UserError, match="LICENSE is not the file the manifest lists"):
+        check_unpacked(root)
+    licence.unlink()
+    (tmp_path / "elsewhere").write_bytes(GOOD["LICENSE"])
+    for make in (lambda: None, lambda: licence.symlink_to(tmp_path / "elsewhere")):
+        make()
+        with pytest.raises(UserError, match="LICENSE is not the file the manifest lists"):
+            check_unpacked(root)
+
+
+def test_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "secret").write_bytes(b"x")
+    (tmp_path / "b" / MANIFEST_FILE).write_bytes(manifest_of({"../secret": b"x"}).encode())
+    with pytest.raises(UserError, match="secret is not the file"):
+        check_unpacked(tmp_path / "b")
 
 
 def test_manifest_is_read_strictly() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -14,7 +15,9 @@ from msdino_monai.__main__ import main
 from msdino_monai.errors import UserError
 from msdino_monai.sharing import document, workflow
 from msdino_monai.sharing import verify as verb
+from msdino_monai.sharing.archive import unpack
 from msdino_monai.sharing.bundle import Bundle
+from msdino_monai.sharing.environment import verify_in_fresh_environment
 from msdino_monai.sharing.outcome import FAIL, LEFT_OUT, PASS, LeftOut, make_check
 
 
@@ -49,7 +52,7 @@ def test_signed_package_passes_every_check(
     package: Path, keys: Path, schema: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = str(keys / "maker_signing_key.pub")
-    status = main(["verify", str(package), "--trusted_key", key, "--schema", schema])
+    status = main(["verify", str(package), "--fresh", "false", "--trusted_key", key, "--schema", schema])
     rows = table(capsys.readouterr().out)
     assert status == 0, rows
     assert "signed by ed25519:" in rows["hashes"][1]
@@ -82,6 +85,35 @@ def test_altered_package_is_not_unpacked_to_the_end(
     rows = table(capsys.readouterr().out)
     assert rows["hashes"][0] == FAIL
     assert "configs/inference.json is not the file the manifest lists" in rows["hashes"][1]
+
+
+def test_unpacked_package_that_was_changed_fails(
+    package: Path, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = unpack(package, tmp_path)
+    (root / "LICENSE").write_text("mine")
+    assert main(["verify", str(root), "--trusted_key", str(keys / "maker_signing_key.pub")]) == 1
+    rows = table(capsys.readouterr().out)
+    assert list(rows) == ["hashes"]
+    assert "LICENSE is not the file the manifest lists" in rows["hashes"][1]
+
+
+def test_fresh_environment_that_cannot_be_made_is_one_line(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make verify` makes one that can."""
+    root = copy_of(bundle, tmp_path)
+    with pytest.raises(UserError, match="brings 0 msdino_monai wheels"):
+        verify_in_fresh_environment(root, tmp_path, None, None)
+    (root / "wheels").mkdir()
+    (root / "wheels" / "msdino_monai-0.1.0-py3-none-any.whl").write_bytes(b"")
+    for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        UserError, match=r"install --quiet torch==.*; --fresh false runs it in this environment"
+    ) as raised:
+        verify_in_fresh_environment(root, tmp_path, None, None)
+    assert "\n" not in str(raised.value)
 
 
 def test_bundle_without_weights_gets_random_ones_and_stays_as_it_was(
@@ -236,7 +268,7 @@ def test_a_check_that_raises_is_a_row_with_its_reason() -> None:
     [
         (["verify"], "name at least one bundle"),
         (["pack"], "name at least one bundle"),
-        (["verify", str(BUNDLES / "cxr_segmentation"), "--fresh", "true"], "is no package"),
+        (["verify", str(BUNDLES / "cxr_segmentation"), "--trusted_key", f"ed25519:{43 * 'A'}="], "is no package"),
         (["pack", "007"], "007 is no folder"),
         (["pack", "1e5"], "1e5 is no folder"),
         (["verify", "x", "--shema", "y"], "did you mean --schema?"),

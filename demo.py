@@ -24,6 +24,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msdino_monai.sharing.bundle import Bundle
+from msdino_monai.sharing.shape import fit_metadata
+
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
 QUARANTINED = 3  # exit status: finished, and some files were set aside
 GRACE = 30.0  # seconds a command has to stop when it is told to
@@ -52,7 +55,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Commands that belong together; `seconds` is what they took on two busy cores.
+    """Commands that belong together; `seconds` is what they took on two cores.
 
     A command that wrote the file `verdict` has done its work, whatever the verdict is.
     """
@@ -72,19 +75,19 @@ class Way:
     def stages(self) -> list[Stage]:
         each = [(name, name.replace("_", " ").title()) for name in HOSPITALS]
         return [
-            Stage("Three synthetic hospitals, and the keys of all sides", 95, self.prepare),
+            Stage("Three synthetic hospitals, and the keys of all sides", 45, self.prepare),
             Stage(
                 "Hospital A's privacy officer sees what an attacker would get",
-                64,
+                18,
                 self.audit,
                 self.folder / "audit" / "audit.json",
             ),
-            *(Stage(f"{title} exports, once", 32, partial(self.export, name)) for name, title in each),
-            Stage("The coordinator pretrains one body on three exports", 150, self.pretrain),
-            *(Stage(f"{title} learns from few labels", 135, partial(self.finetune, name)) for name, title in each),
-            Stage("Hospital A tries its models", 43, self.use),
-            Stage("Three hospitals federate a SAM for kidneys and tumours", 420, self.federate),
-            Stage("Bundles with their weights, and the report", 7, self.report),
+            *(Stage(f"{title} exports, once", 11, partial(self.export, name)) for name, title in each),
+            Stage("The coordinator pretrains one body on three exports", 113, self.pretrain),
+            *(Stage(f"{title} learns from few labels", 120, partial(self.finetune, name)) for name, title in each),
+            Stage("Hospital A tries its models", 31, self.use),
+            Stage("Three hospitals federate a SAM for kidneys and tumours", 258, self.federate),
+            Stage("Bundles with their weights, and the report", 6, self.report),
         ]
 
     def prepare(self) -> Iterator[Command]:
@@ -202,6 +205,7 @@ class Way:
             if models is not None:
                 shutil.copytree(models, target / "models")
                 self.mark(target / "configs" / "metadata.json", self.scores()[name])
+                fit_metadata(Bundle(target))
 
     def mark(self, metadata: Path, scores: dict[str, float]) -> None:
         """Say in a bundle what its weights are, with their own scores in place of the benchmarks'."""

@@ -109,9 +109,12 @@ def test_bundles_of_the_demo_hold_the_weights(
     (tmp_path / "federation" / "global").mkdir(parents=True)
     (tmp_path / "federation" / "global" / "model.pt").touch()
     write_results(tmp_path)
+    fitted: list[str] = []
+    monkeypatch.setattr(demo, "fit_metadata", lambda bundle: fitted.append(bundle.name))  # needs real weights
     demo.Way(tmp_path, demo.SIZES["small"]).complete_bundles()
     found = {path.parents[1].name for path in (tmp_path / "bundles").glob("*/models/model.pt")}
     assert found == {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()} - {"cxr_embedding_export"}
+    assert set(fitted) == found
     for bundle in (tmp_path / "bundles").iterdir():
         metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
         assert metadata["version"]

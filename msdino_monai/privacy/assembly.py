@@ -20,9 +20,9 @@ _GUESSES = 64  # random arrangements that measure chance
 class AssemblyScore:
     """Shares of one image; `chance` and `chance_place` are neighbours and places of a random arrangement.
 
-    Patches whose visible pixels differ by no more than one of 255 greys (black collimation, saturated corners) are
-    interchangeable: nobody can tell them apart, and nothing is learnt by it. So pairs of two equal patches do not
-    count at all, and among the others one twin is as good as the next, each true pair being found once at most.
+    Patches whose visible pixels differ by no more than one of 255 greys (black collimation, the frame round a small
+    image) are interchangeable: nobody can tell them apart, and nothing is learnt by placing them. So only patches that
+    look like no other count, and only pairs of those.
     """
 
     neighbours: float
@@ -53,26 +53,31 @@ def score_assembly(
         order: where each truly lies, row by row.
         classes: (N,) of `patch_classes`, by true cell.
     """
-    kinds = classes[order]  # (K,)
+    kinds = _telling(classes[order])  # (K,)
     truth = _pairs(_board(order, kinds, grid))
     found = _pairs(_board(cells, kinds, grid))
     generator = np.random.default_rng(seed)
     shuffled = [_pairs(_board(generator.permutation(order), kinds, grid)) for _ in range(_GUESSES)]
-    guessed = np.full(grid[0] * grid[1], -1, dtype=np.int64)
-    guessed[order] = kinds
+    asked = kinds >= 0
     return AssemblyScore(
         neighbours=_shared(found, truth),
-        places=float(np.mean(guessed[cells] == kinds)),
+        places=float(np.mean((cells == order)[asked])) if asked.any() else float("nan"),
         largest_piece=_largest_piece(cells, order, kinds, grid),
         chance=float(np.mean([_shared(pairs, truth) for pairs in shuffled])),
-        chance_place=float((np.bincount(kinds).astype(float) ** 2).sum() / len(kinds) ** 2),
+        chance_place=1 / len(kinds),
         pairs=len(truth),
     )
 
 
+def _telling(kinds: Integers) -> Integers:
+    """The classes of tokens that have no twin; -1 for all others."""
+    _, which, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    return np.where(counts[which.reshape(-1)] == 1, kinds, -1)
+
+
 def top_match(scores: npt.NDArray[np.floating[Any]], order: Integers, classes: Integers, columns: int) -> float:
-    """Share of tokens whose best-scoring right neighbour is the true one (or its twin), before any assembly."""
-    kinds = classes[order]
+    """Share of tokens whose best-scoring right neighbour is the true one, before any assembly; twins are not asked."""
+    kinds = _telling(classes[order])
     token_at = np.full(len(classes), -1, dtype=np.int64)
     token_at[order] = np.arange(len(order))
     has = (order % columns) < columns - 1
@@ -80,8 +85,8 @@ def top_match(scores: npt.NDArray[np.floating[Any]], order: Integers, classes: I
     masked = scores.copy()
     np.fill_diagonal(masked, -np.inf)
     best = masked.argmax(1)
-    asked = (right >= 0) & (kinds != kinds[right])
-    return float(np.mean(kinds[best[asked]] == kinds[right[asked]])) if asked.any() else float("nan")
+    asked = (right >= 0) & (kinds >= 0) & (kinds[right] >= 0)
+    return float(np.mean(best[asked] == right[asked])) if asked.any() else float("nan")
 
 
 def _board(cells: Integers, kinds: Integers, grid: tuple[int, int]) -> Integers:
@@ -91,27 +96,22 @@ def _board(cells: Integers, kinds: Integers, grid: tuple[int, int]) -> Integers:
 
 
 def _pairs(board: Integers) -> Pairs:
-    """Classes side by side, but for pairs of twins and of empty cells."""
+    """Classes side by side, but for twins and empty cells."""
     across = np.stack([board[:, :-1], board[:, 1:], np.zeros_like(board[:, 1:])], -1).reshape(-1, 3)
     down = np.stack([board[:-1], board[1:], np.ones_like(board[1:])], -1).reshape(-1, 3)
     pairs = np.concatenate([across, down])
-    telling = (pairs[:, 0] != pairs[:, 1]) & (pairs[:, :2] >= 0).all(1)
-    return np.asarray(pairs[telling], dtype=np.int64)
+    return np.asarray(pairs[(pairs[:, :2] >= 0).all(1)], dtype=np.int64)
 
 
 def _shared(found: Pairs, truth: Pairs) -> float:
-    """Size of the intersection of two multisets, relative to the truth."""
+    """Share of the true pairs that were found."""
     if not len(truth):
         return float("nan")
-    _, which = np.unique(np.concatenate([found, truth]), axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    size = int(which.max()) + 1
-    counts = np.bincount(which[: len(found)], minlength=size), np.bincount(which[len(found) :], minlength=size)
-    return float(np.minimum(*counts).sum() / len(truth))
+    return len({tuple(pair) for pair in found.tolist()} & {tuple(pair) for pair in truth.tolist()}) / len(truth)
 
 
 def _largest_piece(cells: Integers, order: Integers, kinds: Integers, grid: tuple[int, int]) -> float:
-    """Share of the tokens in the largest piece all of whose joins are right; flat twins build no pieces."""
+    """Share of the tokens in the largest piece all of whose joins are right; twins build no pieces."""
     token_at = np.full(grid[0] * grid[1], -1, dtype=np.int64)
     token_at[cells] = np.arange(len(cells))
     boards = token_at.reshape(grid)

@@ -13,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from tqdm import tqdm
 
-from msdino_monai.privacy.assembly import patch_classes
+from msdino_monai.privacy.assembly import patch_classes, score_assembly
 from msdino_monai.privacy.inversion import (
     PatchPrior,
     cut_patches,
@@ -173,15 +173,15 @@ def attack_places(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> 
         odds, _ = place_by_prior(task.views[0], embedder, learnt.prior, task.variance)
         _, learnt_odds = learnt.network.scores(task.views[0])
         _, cells = linear_sum_assignment(learnt_odds if odds is None else odds + learnt_odds, maximize=True)
-        kinds = _kinds(task)
-        values.append(float(np.mean(kinds[cells] == kinds[task.orders[0]])))
-        chance.append(float((np.bincount(kinds) ** 2).sum() / len(kinds) ** 2))
+        score = score_assembly(cells, task.orders[0], _kinds(task), embedder.grid)
+        values.append(score.places)
+        chance.append(score.chance_place)
     row = row_of_values(PLACES, "places", Knowledge(auxiliary_images=True), values, chance, seed=seed)
     return Attempt(PLACES, (row,))
 
 
 def _kinds(task: Puzzle) -> Integers:
-    """The class (N,) of each cell's patch; flat ones are anybody's."""
+    """The class (N,) of each cell's patch."""
     embedder = task.sample.evidence.embedder
     visible = cut_patches(task.pictures[:1], embedder.patch_size, embedder.margin)[0]
     return patch_classes(visible.reshape(len(visible), -1))

@@ -16,6 +16,7 @@ from msdino_monai.errors import UserError
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.sharing.export import ONNX, TORCHSCRIPT, export_onnx, export_torchscript
 from msdino_monai.sharing.outcome import LeftOut
+from msdino_monai.sharing.shape import check_shape
 from msdino_monai.sharing.weight import network_of, read_weights
 
 _TOLERANCE = 1e-3  # of the largest number that comes out
@@ -24,6 +25,7 @@ _SEVERAL = 3
 
 def check_net_in_out(bundle: Bundle) -> str:
     """The network takes and gives what the metadata says."""
+    check_shape(bundle)
     arguments: dict[str, Any] = dict(bundle.monai_files())
     verify_net_in_out(net_id="network_def", device="cpu", **arguments)
     taken, given = _example(bundle).shape[1:], expected(bundle).shape[1:]

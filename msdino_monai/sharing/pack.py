@@ -21,6 +21,7 @@ from msdino_monai.sharing.environment import WHEELS
 from msdino_monai.sharing.hub import check_hub, push
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest
 from msdino_monai.sharing.page import bring_pages
+from msdino_monai.sharing.shape import fit_metadata
 from msdino_monai.sharing.trace import refuse_own_paths
 from msdino_monai.sharing.weight import check_weights, draw_weights
 from msdino_monai.sharing.wheel import write_wheel
@@ -103,6 +104,8 @@ def staged_copy(bundle: Bundle, scratch: Path) -> Bundle:
     if not work.model.is_file():
         draw_weights(work)
         origin = "Drawn from a seed by the configuration, the same on every machine"
+    else:
+        work = fit_metadata(work)
     document.check_files(work, weights_may_lie_here=True)
     bring_pages(bundle, work)
     if (bundle.root / METRICS).is_file():

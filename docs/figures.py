@@ -204,6 +204,50 @@ def federation_block() -> str:
     return table((*header, "full over it", "ViT-B: parameters", "MB", "full over it"), rows)
 
 
+def frontier_block() -> str:
+    """Attacks and worth of every setting, the safest last."""
+
+    def ranged(entry: Mapping[str, Any], name: str, bounds: str, digits: int) -> str:
+        low, high = entry[bounds]
+        if low is None or low == high:
+            return f"{entry[name]:.{digits}f}"
+        return f"{entry[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    rows = [
+        [
+            entry["setting"],
+            str(entry["seeds"]),
+            ranged(entry, "neighbours", "neighbours_interval", 2),
+            *(f"{entry[name]:.2f}" for name in ("neighbours_real", "worst", "places", "ssim_assembled")),
+            f"{entry['same_image_auc']:.2f}",
+            *(ranged(entry, probe, f"{probe}_range", 3) for probe in ("linear_auc", "knn_auc")),
+        ]
+        for entry in sorted(
+            results("privacy_frontier")["results"]["table"], key=lambda each: float(each["worst"]), reverse=True
+        )
+    ]
+    header = ("setting", "runs", "neighbours", "real radiograph", "worst case", "places", "SSIM put together")
+    return table((*header, "same image, AUC", "linear probe", "k-NN"), rows)
+
+
+def bounds_block() -> str:
+    """What overlaps of views connect at most, for each margin and number of views."""
+    page = results("view_bounds")
+    cells = {(row["margin"], row["views"]): row for row in page["results"]["rows"]}
+    views = page["settings"]["views"]
+    rows = [
+        [
+            str(margin),
+            *(
+                " / ".join(f"{100 * cells[margin, count][f'{least}_pixels']:.1f}" for least in (1, 3))
+                for count in views
+            ),
+        ]
+        for margin in page["settings"]["margins"]
+    ]
+    return table(("margin", *(f"{count} views" for count in views)), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "demo": demo_block,
     "gain": gain_block,
@@ -214,6 +258,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lesions": lesions_block,
     "kidneys": kidneys_block,
     "federation": federation_block,
+    "frontier": frontier_block,
+    "bounds": bounds_block,
 }
 
 

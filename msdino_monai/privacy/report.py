@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msdino_monai.privacy.figure import draw_charts, identifying, strongest
-from msdino_monai.privacy.verdict import THRESHOLDS, loosened
+from msdino_monai.privacy.verdict import EVERY_OVERLAP, THRESHOLDS, loosened
 from msdino_monai.reporting.page import Page
 from msdino_monai.reporting.picture import Picture
 
@@ -108,10 +108,12 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
     best = strongest(page["rows"], "neighbours")
     if best is not None:
         found, worst, guessed = (round(100 * best[name]) for name in ("figure", "worst", "chance"))
+        put = "could put at most" if best["attack"] == EVERY_OVERLAP else "put"
         report.paragraph(
-            f"Of 100 pairs of neighbouring patches the best attacker put {found} together rightly, and {worst} of the "
-            f"image that came out worst for its patient; guessing gives {guessed}. With 100 the picture is back; with "
-            "few, there are loose pieces of it. The verdict holds the mean against the threshold, not the worst image."
+            f"Of 100 pairs of neighbouring patches the best attacker {put} {found} together rightly, and {worst} of "
+            f"the image that came out worst for its patient; guessing gives {guessed}. With 100 the picture is back; "
+            "with few, there are loose pieces of it. The verdict holds the mean against the threshold, not the worst "
+            "image."
         )
     if found_out := identifying(page["rows"]):
         told = ", ".join(f"{row['attack']} {row['figure']:.2f}" for row in found_out.values())

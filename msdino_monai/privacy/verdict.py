@@ -16,6 +16,7 @@ from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample
 
 ORDER_IN_FILE = "order in the file"
+EVERY_OVERLAP = "jigsaw, and every overlap of views recognised (a bound)"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from msdino_monai.errors import UserError
+from msdino_monai.sharing.bundle import RUN_OUTPUT
 from msdino_monai.sharing.manifest import MANIFEST_FILE, FileEntry, PackageManifest, read_manifest
 from msdino_monai.vault.atomic import hash_file, read_file
 
@@ -73,12 +74,18 @@ def check_unpacked(folder: Path, trusted_key: str | None = None) -> PackageManif
     """The manifest of a package that somebody unpacked, if all it lists is still there as listed."""
     path = folder / MANIFEST_FILE
     manifest = _trusted(read_manifest(read_file(path), str(path)), folder, trusted_key)
+    root, advice = folder.resolve(), "unpack the package again"
     for entry in manifest.files:
-        file = folder / entry.file
-        is_plain = file.is_file() and file.resolve() == folder.resolve() / entry.file  # no link, no way out
+        file = root / entry.file  # an absolute name would be all that is left
+        is_plain = file.is_file() and file.is_relative_to(root) and file.resolve() == file  # no link, no way out
         if not is_plain or hash_file(file) != entry.sha256:
-            advice = "unpack the package again, or remove the manifest if the change is yours"
             raise UserError(f"{folder}: {entry.file} is not the file the manifest lists; {advice}.")
+    listed = {MANIFEST_FILE, *(entry.file for entry in manifest.files)}
+    for path in sorted(root.rglob("*")):
+        inside = path.relative_to(root)
+        is_file = path.is_symlink() or not path.is_dir()
+        if is_file and inside.as_posix() not in listed and inside.parts[0] not in RUN_OUTPUT:
+            raise UserError(f"{folder}: {inside.as_posix()} is not in the manifest; {advice}.")
     return manifest
 
 

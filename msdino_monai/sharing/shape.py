@@ -11,12 +11,18 @@ import torch
 
 from msdino_monai.errors import UserError
 from msdino_monai.sharing.bundle import Bundle
+from msdino_monai.sharing.outcome import reason_of
 from msdino_monai.sharing.weight import network_of
 
 
 def fit_metadata(bundle: Bundle) -> Bundle:
     """The bundle with metadata that says what its weights take and give; says so where it was changed."""
-    said, true = bundle.metadata["network_data_format"], _true_format(bundle)
+    said = bundle.metadata["network_data_format"]
+    try:
+        true = _true_format(bundle)
+    except Exception as error:  # whatever a configuration's code, or MONAI around it, raises
+        reason = reason_of(error).rstrip(".").replace(str(bundle.root), bundle.name)
+        raise UserError(f"{bundle.name} does not start: {reason}; `verify` says more.") from error
     if said == true:
         return bundle
     print(f"{bundle.name}: metadata.json is made to say what the weights do: {_told(true)} (it said {_told(said)})")
@@ -71,6 +77,6 @@ def _seen(about: dict[str, Any]) -> list[int] | None:
 
 def _told(content: dict[str, Any]) -> str:
     image, pred = content["inputs"]["image"], content["outputs"]["pred"]
-    names = [str(name) for name in pred["channel_def"].values()]
+    names = [str(name) for name in pred.get("channel_def", {}).values()]
     shown = f": {', '.join(names)}" if names else ""
     return f"{' x '.join(map(str, image['spatial_shape']))} in, {pred['num_channels']} channels out{shown}"

@@ -11,7 +11,9 @@ from pathlib import Path
 from msdino_monai.errors import UserError
 
 _ARCHIVES = (".ts", ".pt", ".whl")
-_HOMES = rb"(?:/home|/Users|[A-Za-z]:\\{1,2}Users)[/\\]{1,2}[\w.-]+(?=[/\\])"  # of somebody, wherever that was
+_WORD = rb"[\w.@+\x80-\xff-]+"  # of a name, in any script
+# Of somebody, wherever that was; Windows and macOS have names of several words.
+_HOMES = rb"(?:/home|/Users|(?i:[a-z]:\\{1,4}users))[/\\]{1,4}%s(?: %s){0,3}(?=[/\\])" % (_WORD, _WORD)
 
 
 def refuse_own_paths(folder: Path, own: list[Path]) -> None:
@@ -25,7 +27,8 @@ def refuse_own_paths(folder: Path, own: list[Path]) -> None:
         for name, data in _contents(path):
             if found := needle.search(data):
                 where = path.relative_to(folder).as_posix() + name
-                raise UserError(f"{where} holds the path {found[1].decode()}; take it out before you share it.")
+                shown = found[1].decode(errors="replace")
+                raise UserError(f"{where} holds the path {shown}; take it out before you share it.")
 
 
 def _is_long(place: Path) -> bool:

@@ -33,7 +33,7 @@ def verify(
 
     --schema       a copy of MONAI's metadata schema (default: MONAI_SCHEMA; else it is downloaded)
     --trusted_key  ed25519:... or the file that holds it; packages must be signed with it
-    --fresh        a package runs in a new virtual environment with MONAI and the packed wheel alone; false: in this one
+    --fresh        a .zip runs in a new virtual environment with MONAI and the packed wheel alone; false: in this one
     --constraint   a pip constraints file for that environment
     """
     if not bundles:
@@ -61,8 +61,12 @@ def _verify(path: Path, schema: str | None, key: str | None, fresh: bool, constr
             if row.outcome == FAIL:
                 return False
             if fresh:
+                row = make_check("schema", lambda: document.check_schema(Bundle(target[0]), schema, scratch))
+                print(row, flush=True)  # here, because the packed wheel does not bring what it needs
+                if row.outcome == FAIL:
+                    return False
                 try:
-                    return verify_in_fresh_environment(target[0], scratch, schema, constraint)
+                    return verify_in_fresh_environment(target[0], scratch, key, constraint)
                 except Exception as error:  # this package's failure, the others' turn comes
                     print(Row("fresh environment", FAIL, 0.0, reason_of(error)), flush=True)
                     return False

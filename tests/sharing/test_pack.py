@@ -96,11 +96,19 @@ def test_no_path_of_this_machine_is_inside(package: Path, bundle: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "path", ["/home/somebody/x.pt", "/Users/some.body/x", r"C:\Users\body\x", r"C:\\Users\\body\\x"]
+    "path",
+    [
+        "/home/somebody/x.pt",
+        "/Users/some.body/x",
+        "/home/jürgen body/x",
+        r"c:\users\Jane Body\x",
+        r"C:\Users\body\x",
+        r"C:\\Users\\body\\x",
+    ],
 )
 def test_no_home_of_another_machine_is_inside(path: str, tmp_path: Path) -> None:
-    (tmp_path / "model.network.json").write_text(f'{{"backbone": "{path}"}}')
-    with pytest.raises(UserError, match="body; take it out"):
+    (tmp_path / "model.network.json").write_text(f'{{"backbone": "{path}"}}', encoding="utf-8")
+    with pytest.raises(UserError, match="ody; take it out"):
         refuse_own_paths(tmp_path, [])
     (tmp_path / "model.network.json").write_text('{"see": "https://example.org/home/page and /home/"}')
     refuse_own_paths(tmp_path, [])
@@ -173,6 +181,12 @@ def spoil(root: Path, how: str) -> None:
         with zipfile.ZipFile(io.BytesIO(model.read_bytes())) as stored, zipfile.ZipFile(model, "w") as target:
             for info in stored.infolist():
                 target.writestr(info.filename, stored.read(info), zipfile.ZIP_DEFLATED)
+    elif how == "broken description":
+        (root / "models" / "model.network.json").write_text("{")
+    elif how == "list for a description":
+        (root / "models" / "model.network.json").write_text("[]")
+    elif how == "sizes that do not fit":
+        (root / "models" / "model.network.json").write_text('{"network": {"img_size": 33}}')
     elif how == "broken link":
         (root / "docs" / "more.md").symlink_to("nowhere.md")
     elif how == "other network":
@@ -198,6 +212,9 @@ def spoil(root: Path, how: str) -> None:
         ("no shape", "inputs#image has no spatial_shape"),
         ("no output", "has no network_data_format#outputs"),
         ("compressed", "torch never does that"),
+        ("broken description", "does not start: "),
+        ("list for a description", "does not start: "),
+        ("sizes that do not fit", "does not start: "),
         ("other network", "belongs to another network"),
     ],
 )

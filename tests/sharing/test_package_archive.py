@@ -159,9 +159,20 @@ def test_unpacked_package_is_held_against_its_manifest(tmp_path: Path) -> None:
 def test_manifest_cannot_point_out_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "secret").write_bytes(b"x")
-    (tmp_path / "b" / MANIFEST_FILE).write_bytes(manifest_of({"../secret": b"x"}).encode())
-    with pytest.raises(UserError, match="secret is not the file"):
-        check_unpacked(tmp_path / "b")
+    for name in ("../secret", str(tmp_path / "secret")):
+        (tmp_path / "b" / MANIFEST_FILE).write_bytes(manifest_of({name: b"x"}).encode())
+        with pytest.raises(UserError, match="secret is not the file"):
+            check_unpacked(tmp_path / "b")
+
+
+@pytest.mark.parametrize("name", ["configs/train.json", "large_files.yml", "models/model.calibration.json"])
+def test_file_that_somebody_added_is_refused(name: str, tmp_path: Path) -> None:
+    """Configurations are run, and files beside the weights change answers."""
+    root, _ = unpack(write(tmp_path / "p.zip"), tmp_path / "out")
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} is not in the manifest"):
+        check_unpacked(root)
 
 
 def test_manifest_is_read_strictly() -> None:

@@ -110,7 +110,7 @@ def test_fresh_environment_that_cannot_be_made_is_one_line(
     for name, value in {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        UserError, match=r"install --quiet torch==.*; --fresh false runs it in this environment"
+        UserError, match=r"install --quiet torch==.*; is there a network\? --fresh false runs it in this"
     ) as raised:
         verify_in_fresh_environment(root, tmp_path, None, None)
     assert "\n" not in str(raised.value)

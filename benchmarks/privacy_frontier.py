@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument("--linked", type=int, default=24, help="images that are exported and linked")
     parser.add_argument("--auxiliary", type=int, default=120, help="images the attacker learns from")
     parser.add_argument("--steps", type=int, default=250, help="training steps of the attacker's networks")
-    parser.add_argument("--train", nargs="*", default=["max_epochs=30"], metavar="NAME=VALUE")
+    parser.add_argument("--train", nargs="*", default=["max_epochs=30", "stop_on_collapse=false"], metavar="NAME=VALUE")
     parser.add_argument("--skip_real", action="store_true", help="leave the real radiograph out")
     arguments = parser.parse_args()
     started_on = machine()

@@ -65,13 +65,19 @@ def radiograph_in_memory(image: Any, rules: Rules = Rules()) -> tuple[Radiograph
 
 
 def array_of(image: Any) -> NDArray[Any]:
-    """The numbers of an array, a tensor or a MetaTensor."""
+    """The real numbers of an array, a tensor or a MetaTensor."""
     if isinstance(image, torch.Tensor):
         plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach().cpu()
-        return (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()  # a type that numpy lacks
-    if isinstance(image, np.ndarray):
-        return image
-    raise RadiographError("open", f"a {type(image).__name__}", "give a path, an array or a MetaTensor")
+        try:
+            image = (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()  # a type that numpy lacks
+        except (TypeError, RuntimeError):
+            reason = f"a tensor of {plain.dtype}, {plain.layout}"
+            raise RadiographError("open", reason, "convert it to a dense one of float32") from None
+    if not isinstance(image, np.ndarray):
+        raise RadiographError("open", f"a {type(image).__name__}", "give a path, an array or a MetaTensor")
+    if image.dtype.kind not in "biuf":
+        raise RadiographError("decode", f"values of type {image.dtype}", "convert it to grey")
+    return image
 
 
 def affine_of(image: MetaTensor) -> NDArray[np.float64]:
@@ -88,8 +94,6 @@ def _is_monochrome1(photometric: Any) -> bool:
 
 def _picture(values: NDArray[Any], known: bool, meta: Mapping[str, Any]) -> tuple[NDArray[Any], list[int], bool]:
     """Two axes of values, which of the affine's axes they are, and whether columns come first."""
-    if values.dtype.kind not in "biuf":
-        raise RadiographError("decode", f"values of type {values.dtype}", "convert it to grey")
     is_flat = np.size(meta.get(MetaKeys.SPATIAL_SHAPE, ())) == 2  # the file; a third axis is a channel
     is_channel = _number(meta.get(MetaKeys.ORIGINAL_CHANNEL_DIM)) == 0 or (is_flat and len(values) == 1)
     has_channel = values.ndim == 4 or (values.ndim == 3 and (not known or is_channel))

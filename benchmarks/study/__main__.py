@@ -19,6 +19,7 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from measuring import machine, parser_of, save
+from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
 from rows import Row, make_row, name_of
 from table import show, summarise
@@ -92,6 +93,7 @@ def main() -> None:
     rows = make(protocol, arguments)
     summary = summarise(rows, arguments.work_dir, protocol)
     show(summary)
+    draw(summary, (arguments.output_file or arguments.work_dir / "study.json").with_suffix(".png"))
     slim = [{name: value for name, value in row.items() if name != "machine"} for row in rows]
     save(arguments, started_on, {"protocol": asdict(protocol), "summary": summary, "rows": slim})
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from cases import Cases, read_cases
 from measuring import report
-from paired import Pair, difference
+from paired import Pair, Single, estimate
 from protocol import ARMS, FEW, PRIMARY, TASKS, Protocol
 from rows import Row
 
@@ -22,7 +22,7 @@ def summarise(rows: Sequence[Row], work: Path, protocol: Protocol) -> dict[str, 
     """Means with intervals for every arm, task and share; differences to every arm that pretrains nothing."""
     read = cache(lambda path: read_cases(work / path))
     return {
-        "scores": list(_scores(rows, protocol)),
+        "scores": list(_scores(rows, protocol, read)),
         "differences": list(_differences(rows, protocol, read)),
         "costs": list(_costs(rows)),
     }
@@ -43,16 +43,16 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, float, str, list[Row]]]:
                     yield task, fraction, arm, part
 
 
-def _scores(rows: Sequence[Row], protocol: Protocol) -> Iterator[dict[str, Any]]:
+def _scores(rows: Sequence[Row], protocol: Protocol, read: Any) -> Iterator[dict[str, Any]]:
     for task, fraction, arm, part in _groups(rows):
         entry: dict[str, Any] = {"task": task, "fraction": fraction, "arm": arm}
         for where in WHERE:
-            by_seed: dict[int, list[float]] = {}
-            for row in part:
-                found = [row["scores"][site]["mean"] for _, site in tested(row, where, protocol)]
-                by_seed.setdefault(row["seed"], []).extend(value for value in found if value is not None)
-            means = [float(np.mean(values)) for values in by_seed.values() if values]
-            entry[where] = {"mean": float(np.mean(means)) if means else None, "seeds": means}
+            models = [
+                Single(row["seed"], read(row["cases"])[site])
+                for row in part
+                for _, site in tested(row, where, protocol)
+            ]
+            entry[where] = asdict(estimate(models))
         yield entry
 
 
@@ -68,10 +68,10 @@ def _differences(rows: Sequence[Row], protocol: Protocol, read: Any) -> Iterator
                 pairs = list(_pairs(ours, theirs, where, protocol, read))
                 primary = (arm, other) in PRIMARY and (task, fraction, where) == ("findings", FEW, "own")
                 if pairs:
-                    found = difference(pairs, len(PRIMARY) if primary else 1)
+                    found = estimate(pairs, len(PRIMARY) if primary else 1)
                     yield {
                         "task": task, "fraction": fraction, "arm": arm, "other": other, "where": where,
-                        "primary": primary, **asdict(found),
+                        "primary": primary, **asdict(found), "above": found.above,
                     }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def _costs(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
 
 def show(summary: Mapping[str, Any]) -> None:
     lines = [
-        [entry["task"], entry["fraction"], ARMS[entry["arm"]].title, *(_value(entry[where]["mean"]) for where in WHERE)]
+        [entry["task"], entry["fraction"], ARMS[entry["arm"]].title, *(_ranged(entry[where]) for where in WHERE)]
         for entry in summary["scores"]
     ]
     report(
@@ -109,7 +109,7 @@ def show(summary: Mapping[str, Any]) -> None:
         [
             f"{'*' if entry['primary'] else ' '} {entry['task']}", entry["fraction"], entry["where"],
             f"{entry['arm']} - {entry['other']}", entry["mean"], entry["low"], entry["high"],
-            f"{entry['better_seeds']}/{entry['seeds']}",
+            f"{entry['above']}/{len(entry['values'])}",
         ]
         for entry in summary["differences"]
     ]  # fmt: skip
@@ -117,5 +117,5 @@ def show(summary: Mapping[str, Any]) -> None:
     report("Paired differences with 95 % intervals; * primary, corrected for their number", header, lines)
 
 
-def _value(number: float | None) -> float | str:
-    return "-" if number is None else number
+def _ranged(found: Mapping[str, Any]) -> str:
+    return f"{found['mean']:.3f} ({found['low']:.3f} to {found['high']:.3f})"

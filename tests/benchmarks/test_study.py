@@ -37,32 +37,32 @@ def findings(seed: int, skill: float, patients: int = 40) -> Any:
 
 
 def test_equal_arms_do_not_differ_and_a_better_arm_does() -> None:
-    from paired import Pair, difference
+    from paired import Pair, estimate
 
-    same = difference([Pair(seed, findings(seed, 1.0), findings(seed, 1.0)) for seed in range(5)], repeats=50)
-    assert (same.mean, same.low, same.high, same.better_seeds) == (0, 0, 0, 0)
-    better = difference([Pair(seed, findings(seed, 2.0), findings(seed, 0.0)) for seed in range(5)], repeats=200)
+    same = estimate([Pair(seed, findings(seed, 1.0), findings(seed, 1.0)) for seed in range(5)], repeats=50)
+    assert (same.mean, same.low, same.high, same.above) == (0, 0, 0, 0)
+    better = estimate([Pair(seed, findings(seed, 2.0), findings(seed, 0.0)) for seed in range(5)], repeats=200)
     assert better.low > 0.1
-    assert (better.seeds, better.better_seeds) == (5, 5)
+    assert (len(better.values), better.above) == (5, 5)
 
 
 def test_more_comparisons_widen_the_interval() -> None:
-    from paired import Pair, difference
+    from paired import Pair, estimate
 
     pairs = [Pair(seed, findings(seed, 1.0), findings(seed, 0.7)) for seed in range(5)]
-    one, many = difference(pairs, 1, 400), difference(pairs, 10, 400)
+    one, many = estimate(pairs, 1, 400), estimate(pairs, 10, 400)
     assert many.low < one.low < one.mean < one.high < many.high
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     """Both arms are equally good; their errors are independent. 95 % intervals should mostly hold zero."""
-    from paired import Pair, difference
+    from paired import Pair, estimate
 
     holds = 0
     for study in range(12):
         seeds = [1000 * study + 10 * number for number in range(5)]
         pairs = [Pair(seed, findings(seed, 1.0), _other_noise(findings(seed, 1.0), seed)) for seed in seeds]
-        found = difference(pairs, repeats=60)
+        found = estimate(pairs, repeats=60)
         holds += found.low <= 0 <= found.high
     assert holds >= 9
 
@@ -75,10 +75,10 @@ def _other_noise(cases: Any, seed: int) -> Any:
 
 
 def test_arms_tested_on_different_patients_are_refused() -> None:
-    from paired import Pair, difference
+    from paired import Pair, estimate
 
     with pytest.raises(ValueError, match="different images"):
-        difference([Pair(0, findings(0, 1.0), findings(0, 1.0, patients=30))], repeats=1)
+        estimate([Pair(0, findings(0, 1.0), findings(0, 1.0, patients=30))], repeats=1)
 
 
 def test_patients_are_drawn_with_all_their_images() -> None:
@@ -142,6 +142,7 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert (row["arm"], row["site"], row["fraction"], row["seed"]) == ("local", "site_a", 1.0, 1)
     assert set(row["scores"]) == {"site_a", "site_b", "site_c"}
     assert row["cost"]["wire_bytes"] == 0 < row["cost"]["client_cpu_seconds"]
+    assert (tmp_path / "study.png").stat().st_size > 10_000
     written = tmp_path / "work" / "seed_1" / "models" / "findings_1_local_site_a" / "row.json"
     before = written.stat().st_mtime_ns
     again = run()

@@ -1,0 +1,64 @@
+"""The study at a glance: what an arm reaches with few labels and what it moves, and how labels help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protocol import ARMS, FEW, TASKS
+
+NOTHING = 1e4  # bytes; where an arm that moves nothing stands on a logarithmic axis
+
+
+def draw(summary: Mapping[str, Any], path: Path) -> None:
+    """Score against bytes per hospital with few labels, and score against the share of labels, for every task."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    tasks = [task for task in TASKS if any(entry["task"] == task for entry in summary["scores"])]
+    figure = Figure(figsize=(13, 5 * len(tasks)), layout="constrained")
+    for row, task in enumerate(tasks):
+        bytes_axes, label_axes = (figure.add_subplot(len(tasks), 2, 2 * row + column) for column in (1, 2))
+        _against_bytes(bytes_axes, summary, task)
+        _against_labels(label_axes, summary, task)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def _against_bytes(axes: Any, summary: Mapping[str, Any], task: str) -> None:
+    fractions = sorted({entry["fraction"] for entry in summary["scores"] if entry["task"] == task})
+    few = FEW if FEW in fractions else fractions[0]
+    moved = {entry["arm"]: entry["wire_bytes"] for entry in _of(summary["costs"], task, few)}
+    for entry in _of(summary["scores"], task, few):
+        place, found = max(moved[entry["arm"]], NOTHING), entry["own"]
+        errors = [[found["mean"] - found["low"]], [found["high"] - found["mean"]]]
+        axes.errorbar(place, found["mean"], yerr=errors, fmt="o", color=_colour(entry["arm"]), capsize=3)
+        axes.annotate(ARMS[entry["arm"]].title, (place, found["mean"]), (6, 4), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("bytes that leave and reach a hospital (leftmost: none)")
+    axes.set_ylabel(f"{TASKS[task].metric}, own test patients, 95 %")
+    axes.set_title(f"{task}: {100 * few:g} % of the labels, SYNTHETIC", fontsize=10)
+
+
+def _against_labels(axes: Any, summary: Mapping[str, Any], task: str) -> None:
+    for arm in ARMS:
+        line = sorted(
+            (entry["fraction"], entry["own"]["mean"])
+            for entry in summary["scores"]
+            if (entry["task"], entry["arm"]) == (task, arm)
+        )
+        if line:
+            axes.plot(*zip(*line, strict=True), "o-", color=_colour(arm), label=ARMS[arm].title)
+    axes.set_xscale("log")
+    axes.set_xlabel("share of a hospital's labels")
+    axes.set_ylabel(f"{TASKS[task].metric}, own test patients")
+    axes.legend(fontsize=7)
+
+
+def _of(entries: Any, task: str, fraction: float) -> list[dict[str, Any]]:
+    return [entry for entry in entries if (entry["task"], entry["fraction"]) == (task, fraction)]
+
+
+def _colour(arm: str) -> str:
+    return f"C{list(ARMS).index(arm)}"

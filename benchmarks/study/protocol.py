@@ -13,8 +13,10 @@ BODY = {"hidden_size": 128, "mlp_dim": 512, "num_layers": 4, "num_heads": 4}
 class Arm:
     """One way to come to a model.
 
-    backbone: how the body is pretrained: `None`, `central` on pooled images, or on exports with these settings.
     learning: who fine-tunes: each hospital `alone`, all by `fedavg`, or one place that has all data, `pooled`.
+    backbone: how the body is pretrained: `None`, `central` on pooled images, or on exports with these settings.
+    export, pretraining: settings of the two, beside the protocol's.
+    num_hospitals: how many pretrain together; all where nothing is said.
     """
 
     name: str
@@ -22,6 +24,13 @@ class Arm:
     learning: str = "alone"
     backbone: str | None = None
     export: dict[str, Any] = field(default_factory=dict)
+    pretraining: dict[str, Any] = field(default_factory=dict)
+    num_hospitals: int | None = None
+
+    @property
+    def exports(self) -> str:
+        """A name for its exports, shared by all arms that export alike."""
+        return str(self.backbone) if self.export else "msdino"
 
 
 ARMS = {

@@ -81,14 +81,14 @@ class Seed:
         """A hospital's sealed export, once."""
         self.prepare()
         self.make(self.folder / "keys", self._write_keys)
-        place, sizes = self.folder / "exporting" / str(arm.backbone) / site, self.protocol
-        export = self.folder / "exports" / str(arm.backbone) / site
+        place, sizes = self.folder / "exporting" / arm.exports / site, self.protocol
+        export = self.folder / "exports" / arm.exports / site
         recipient = (self.folder / "keys" / "coordinator_recipient.txt").read_text(encoding="utf-8").strip()
         command = bundle(
             "cxr_embedding_export", ["inference"], dataset_dir=self.cohort / site,
             datalist=self.folder / "lists" / f"{site}.json", output_dir=export, state_dir=place / "state",
-            site_id=site, recipient=recipient, img_size=sizes.img_size, num_views=sizes.views, num_workers=0,
-            **arm.export,
+            site_id=site, recipient=recipient, num_workers=0,
+            **{"img_size": sizes.img_size, "num_views": sizes.views, **arm.export},
         )  # fmt: skip
         number = 100 * self.seed + sizes.hospitals.index(site)
         return export, self.make(place, lambda made: run(seeded(command, number), made / "log.txt"))
@@ -99,17 +99,18 @@ class Seed:
     def pretrain(self, arm: Arm) -> tuple[Path, Cost]:
         """The body that the coordinator sends back."""
         place, sizes = self.folder / "bodies" / str(arm.backbone), self.protocol
-        given = {"output_dir": place, "seed": self.seed, **sizes.body, **sizes.pretraining}
+        given = {"output_dir": place, "seed": self.seed, **sizes.body, **sizes.pretraining, **arm.pretraining}
         if arm.backbone == "central":
             self.prepare()
             configs = ["train", "demonstration", "central"]
             given |= {"dataset_dir": self.folder / "hospitals", "img_size": sizes.img_size}
         else:
             configs = ["train", "demonstration"]
-            given |= {"dataset_dir": self.folder / "exports" / str(arm.backbone), "allow_unsigned": "true"}
+            chosen = self.folder / "joined" / str(arm.backbone)
+            given |= {"dataset_dir": chosen, "allow_unsigned": "true"}
             given |= {"identity": self.folder / "keys" / "coordinator_identity.txt"}
-            for site in sizes.hospitals:
-                self.export(arm, site)
+            for site in sizes.hospitals[: arm.num_hospitals]:
+                _link(chosen / site, self.export(arm, site)[0])
         command = bundle("cxr_msdino_pretraining", configs, **given)
         return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
 

@@ -156,6 +156,25 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert run("--arms", "nobody").returncode == 2
 
 
+def test_ablation_shares_exports_and_counts_hospitals(tmp_path: Path) -> None:
+    from ablation import VARIANTS, arm_of, summarise
+
+    assert len({arm_of(name).backbone for name in VARIANTS}) == len(VARIANTS)
+    words = [sys.executable, str(STUDY / "ablation.py"), "--work_dir", "work", "--size", "small", "--seeds", "1"]
+    words += ["--variants", "as the study", "1 hospital", "--output_file", "ablation.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = json.loads((tmp_path / "ablation.json").read_text())["results"]["rows"]
+    assert [row["variant"] for row in rows] == ["as the study", "1 hospital"]
+    assert [path.name for path in (tmp_path / "work" / "seed_1" / "exports").iterdir()] == ["msdino"]
+    joined = tmp_path / "work" / "seed_1" / "joined"
+    counts = [len(list((joined / str(arm_of(row["variant"]).backbone)).iterdir())) for row in rows]
+    assert counts == [2, 1]
+    first, second = summarise(rows)
+    assert first["linear_auc_gaps"] == [0]
+    assert second["linear_auc"] - first["linear_auc"] == pytest.approx(second["linear_auc_gaps"][0])
+
+
 def test_classes_of_two_data_sets_are_brought_together(tmp_path: Path) -> None:
     one = {"classes": ["Effusion", "Mass"], "training": [{"image": "1.png", "label": [1, 0], "patient": "p"}]}
     other = {"classes": ["Mass", "Pleural Effusion"], "test": [{"image": "2.png", "label": [0, -1]}]}

@@ -27,6 +27,8 @@ from typing import Any
 from msdino_monai.sharing.bundle import Bundle
 from msdino_monai.sharing.shape import fit_metadata
 
+# What runs in the repository's own bundles may have left there.
+LEFT_BEHIND = ("models", "checkpoints", "cache", "tensorboard", "eval", "run.json", "curves.csv", "__pycache__")
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
 QUARANTINED = 3  # exit status: finished, and some files were set aside
 GRACE = 30.0  # seconds a command has to stop when it is told to
@@ -35,7 +37,7 @@ Command = list[str]
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done: `demo` is for two cores and ten minutes, `small` shows that every step works."""
+    """How much is done: `demo` is for two cores and a quarter of an hour, `small` shows that every step works."""
 
     patients: int
     img_size: int
@@ -55,15 +57,16 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Stage:
-    """Commands that belong together; `seconds` is what they took on two cores.
+    """Commands that belong together; `seconds` is what they took on two cores, `leaves` what is there after them.
 
-    A command that wrote the file `verdict` has done its work, whatever the verdict is.
+    A command that wrote a verdict has done its work, whatever the verdict is.
     """
 
     title: str
     seconds: float
     commands: Callable[[], Iterator[Command]]
-    verdict: Path | None = None
+    leaves: Path
+    is_verdict: bool = False
 
 
 class Way:
@@ -73,26 +76,55 @@ class Way:
         self.folder, self.size, self.keys = folder, size, folder / "keys"
 
     def stages(self) -> list[Stage]:
-        each = [(name, name.replace("_", " ").title()) for name in HOSPITALS]
+        folder, each = self.folder, [(name, name.replace("_", " ").title()) for name in HOSPITALS]
+        tuned = zip(each, (250, 55, 55), strict=True)  # the first also learns from scratch
         return [
-            Stage("Three synthetic hospitals, and the keys of all sides", 45, self.prepare),
+            Stage("Three synthetic hospitals, and the keys of all sides", 55, self.prepare, folder / "cohort"),
             Stage(
                 "Hospital A's privacy officer sees what an attacker would get",
                 18,
                 self.audit,
-                self.folder / "audit" / "audit.json",
+                folder / "audit" / "audit.json",
+                is_verdict=True,
             ),
-            *(Stage(f"{title} exports, once", 11, partial(self.export, name)) for name, title in each),
-            Stage("The coordinator pretrains one body on three exports", 113, self.pretrain),
-            *(Stage(f"{title} learns from few labels", 120, partial(self.finetune, name)) for name, title in each),
-            Stage("Hospital A tries its models", 31, self.use),
-            Stage("Three hospitals federate a SAM for kidneys and tumours", 258, self.federate),
-            Stage("Bundles with their weights, and the report", 6, self.report),
+            *(
+                Stage(f"{title} exports, once", 11, partial(self.export, name), folder / "exports" / name)
+                for name, title in each
+            ),
+            Stage(
+                "The coordinator pretrains one body on three exports",
+                113,
+                self.pretrain,
+                folder / "pretraining" / "models" / "model.pt",
+            ),
+            *(
+                Stage(
+                    f"{title} learns from few labels",
+                    seconds,
+                    partial(self.finetune, name),
+                    folder / "segmentation" / name / "models" / "model.pt",
+                )
+                for (name, title), seconds in tuned
+            ),
+            Stage(
+                "Hospital A tries its models",
+                50,
+                self.use,
+                folder / "segmentation" / HOSPITALS[0] / "predictions",
+            ),
+            Stage(
+                "Three hospitals federate a SAM for kidneys and tumours",
+                258,
+                self.federate,
+                folder / "federation" / "global" / "model.pt",
+            ),
+            Stage("Bundles with their weights, and the report", 6, self.report, folder / "report.html"),
         ]
 
     def prepare(self) -> Iterator[Command]:
         size = self.size
-        yield ours("cohort", output_dir=self.folder / "cohort", sites=3, patients_per_site=size.patients)
+        # The fourth exports nothing: it is the public data on which a coordinator watches what is learnt.
+        yield ours("cohort", output_dir=self.folder / "cohort", sites=4, patients_per_site=size.patients)
         yield ours("volumes", output_dir=self.folder / "volumes", sites=3, patients_per_site=size.volumes)
         if not (self.keys / "coordinator_identity.txt").exists():
             yield ours("keygen", output_dir=self.keys, kind="coordinator")
@@ -137,7 +169,7 @@ class Way:
             dataset_dir=self.folder / "exports",
             output_dir=self.folder / "pretraining",
             max_epochs=self.size.pretraining_epochs,
-            val_datalist=self.images(HOSPITALS[0]).parent / "datalist.json",  # to watch what is learnt
+            val_datalist=self.folder / "cohort" / "site_d" / "datalist.json",
             **self.coordinator(),
         )
 
@@ -162,11 +194,14 @@ class Way:
     def use(self) -> Iterator[Command]:
         name = HOSPITALS[0]
         for task in ("classification", "segmentation"):
+            labelled, images = self.images(name).parent, self.images(name)
+            for start in (task, f"{task}_from_scratch"):
+                output_dir = self.folder / start / name
+                given = {"model": output_dir / "models" / "model.pt", "num_workers": 0}
+                test = {"dataset_dir": labelled, "output_dir": output_dir / "test"}
+                yield bundle(f"cxr_{task}", ["train", "evaluate"], **test, **given)
             output_dir = self.folder / task / name
             given = {"model": output_dir / "models" / "model.pt", "num_workers": 0}
-            labelled, images = self.images(name).parent, self.images(name)
-            evaluate = ["train", "evaluate"]
-            yield bundle(f"cxr_{task}", evaluate, dataset_dir=labelled, output_dir=output_dir / "test", **given)
             if task == "classification":
                 given["explain"] = True
             yield bundle(
@@ -201,7 +236,7 @@ class Way:
         for name, models in weights.items():
             target = self.folder / "bundles" / name
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(Path("bundles") / name, target, ignore=shutil.ignore_patterns("models", "__pycache__"))
+            shutil.copytree(Path("bundles") / name, target, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
             if models is not None:
                 shutil.copytree(models, target / "models")
                 self.mark(target / "configs" / "metadata.json", self.scores()[name])
@@ -290,6 +325,7 @@ def surroundings(folder: Path) -> dict[str, str]:
     """The environment, with the caches that libraries would leave in the home directory and in /tmp."""
     cache = folder.resolve() / ".cache"
     own = {"MPLCONFIGDIR": cache / "matplotlib", "TORCHINDUCTOR_CACHE_DIR": cache / "torch", "XDG_CACHE_HOME": cache}
+    own |= {"PYTHONPYCACHEPREFIX": cache / "python"}
     return {**{name: str(path) for name, path in own.items()}, **os.environ}
 
 
@@ -297,7 +333,12 @@ def machine(folder: Path) -> Any:
     """Hardware and versions; asked of a process of its own, for libraries keep caches as soon as they are imported."""
     ask = "import json; from msdino_monai.machine import machine; print(json.dumps(machine()))"
     said = subprocess.run(  # noqa: S603 (our own command)
-        [sys.executable, "-c", ask], env=surroundings(folder), stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-c", ask],
+        env=surroundings(folder),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        start_new_session=True,  # a Ctrl-C reaches us alone
     )
     return json.loads(said.stdout.splitlines()[-1])
 
@@ -351,11 +392,16 @@ def walk(way: Way) -> None:
     done_file = way.folder / "finished.json"
     page = json.loads(done_file.read_text()) if done_file.exists() else {"size": vars(way.size), "stages": {}}
     if page["size"] != vars(way.size):
-        sys.exit(f"{way.folder} holds a demo of another size; give another --output_dir, or remove it.")
+        sys.exit(
+            f"{way.folder} holds a demo of another size; give another --output_dir (make: DEMO=...), or remove it."
+        )
     finished: dict[str, float] = page["stages"]
     stages = way.stages()
     started, expected, taken = time.monotonic(), 0.0, 0.0
     for number, stage in enumerate(stages, start=1):
+        if stage.title in finished and not stage.leaves.exists():
+            print(f"[{number}/{len(stages)}] {stage.title}: finished before, but {stage.leaves} is gone; made again")
+            del finished[stage.title]
         if stage.title in finished:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
             continue
@@ -364,20 +410,22 @@ def walk(way: Way) -> None:
         elapsed = time.monotonic() - started
         print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
         begun = time.monotonic()
-        if stage.verdict:
-            stage.verdict.unlink(missing_ok=True)  # an earlier one would hide a failure
+        if stage.is_verdict:
+            stage.leaves.unlink(missing_ok=True)  # an earlier one would hide a failure
         for command in stage.commands():
             print(f"\n$ {shown(command)}", flush=True)
             remember(shown(command), way.folder / "commands.txt")
             status = run(command, way.folder)
-            if status == 1 and stage.verdict and stage.verdict.exists():
+            if status == 1 and stage.is_verdict and stage.leaves.exists():
                 print("\nA hospital would stop here. The demo goes on: its images are synthetic.")
             elif status not in (0, QUARANTINED):
                 sys.exit(
-                    f"\nThis step failed (status {status}). Repeat it with\n\n  {shown(command)}\n\n"
+                    f"\nThis step failed (status {status}). Repeat it with\n\n"
+                    f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
                     "or run the demo again: what is finished is kept."
                 )
         finished[stage.title] = time.monotonic() - begun
+        write_whole(done_file, page)
         expected, taken = expected + stage.seconds, taken + finished[stage.title]
         page |= {"date": time.strftime("%Y-%m-%d"), "machine": page.get("machine") or machine(way.folder)}
         write_whole(done_file, page)
@@ -389,6 +437,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("demo"))
     parser.add_argument("--size", choices=SIZES, default="demo")
     arguments = parser.parse_args()
+    folder, ours = arguments.output_dir, ("finished.json", "commands.txt")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+        sys.exit(f"{folder} holds other files, and a demo replaces what it finds; give an --output_dir of its own.")
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) != signal.SIG_IGN:  # nohup has its reasons
             signal.signal(each, interrupt)

@@ -57,7 +57,9 @@ def demo_block() -> str:
     page = results("demo")
     machine, stages = page["machine"], page["stages"]
     install = page.get("install_seconds")
-    installed = f"; installing took {minutes(install)} more" if install else ", installing not counted"
+    installed = (
+        f"; installing took {minutes(install)} more, from wheels on the disk" if install else ", installing not counted"
+    )
     note = f" ({page['note']})" if page.get("note") else ""
     longest = max(stages, key=lambda name: float(stages[name]))
     return prose(
@@ -84,13 +86,16 @@ def few_labels(row: Mapping[str, Any], start: str) -> float:
 
 def gain_block() -> str:
     found = value_means()
-    settings = results("pretraining_value")["settings"]
+    settings, rows = (results("pretraining_value")[part] for part in ("settings", "results"))
+    rows = rows["rows"]
+    better = sum(few_labels(row, "pretrained") > few_labels(row, "scratch") for row in rows)
     return prose(
         "The gain from pretraining on this small cohort is small. Measured with the export's audited default "
         f"({settings['views']} view, margin 4, 64 dimensions).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
-        f"{found['few_labels_auc_from_scratch']:.3f} from scratch.",
+        f"{found['few_labels_auc_from_scratch']:.3f} from scratch with the same margin; better in "
+        f"{better} of {len(rows)} seeds.",
         f"A linear probe of frozen features: {found['linear_auc_pretrained']:.3f}, of an untrained body "
         f"{found['linear_auc_untrained']:.3f}.",
     )
@@ -117,7 +122,12 @@ def classification_block() -> str:
     ]
     share = 100 * results("pretraining_value")["settings"]["label_fraction"]
     what = f"trained on {share:.0f} % of one hospital's patients, mean over the test images of hospitals A and B"
-    return _value_words(what) + "\n" + table(("seed", "from the body", "from scratch"), rows)
+    better = sum(float(body) > float(scratch) for _, body, scratch in rows)
+    verdict = prose(
+        f"Better from the body in {better} of {len(rows)} seeds. From scratch, too, the network sees only what the "
+        "export's margin leaves."
+    )
+    return f"{_value_words(what)}\n{table(('seed', 'from the body', 'from scratch'), rows)}\n{verdict}"
 
 
 def _value_words(what: str) -> str:

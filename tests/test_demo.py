@@ -38,7 +38,7 @@ def way_of(demo: ModuleType, folder: Path, *commands: list[str], **stage: Any) -
             def each() -> Iterator[list[str]]:
                 yield from commands
 
-            return [demo.Stage("Short", 1, each, **stage)]
+            return [demo.Stage("Short", 1, each, **{"leaves": folder, **stage})]
 
     return Short(folder, demo.SIZES["small"])
 
@@ -55,6 +55,29 @@ def test_finished_stages_are_kept(demo: ModuleType, tmp_path: Path, capfd: pytes
     assert "Short: finished before" in said
 
 
+def test_stage_whose_work_is_gone_is_made_again(
+    demo: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = tmp_path / "made"
+    way = way_of(demo, tmp_path, python(f"open({str(made)!r}, 'w').close()"), leaves=made)
+    demo.walk(way)
+    made.unlink()
+    demo.walk(way)
+    assert made.exists()
+    assert f"finished before, but {made} is gone" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["bundles", "mine.txt"])
+def test_folder_with_other_files_is_left_alone(name: str, tmp_path: Path) -> None:
+    """`--output_dir .` would replace the repository's own bundles."""
+    (tmp_path / name).mkdir()
+    command = [sys.executable, str(ROOT / "demo.py"), "--output_dir", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "holds other files, and a demo replaces what it finds" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_failing_step_says_what_to_repeat(demo: ModuleType, tmp_path: Path) -> None:
     failing = python("raise SystemExit(1)")
     with pytest.raises(SystemExit, match="Repeat it with") as stopped:
@@ -68,9 +91,11 @@ def test_quarantine_and_verdicts_do_not_stop_the_demo(demo: ModuleType, tmp_path
     demo.walk(way_of(demo, tmp_path / "a", python("raise SystemExit(3)")))
     verdict = tmp_path / "audit.json"
     judge = python(f"open({str(verdict)!r}, 'w').close(); raise SystemExit(1)")
-    demo.walk(way_of(demo, tmp_path / "b", judge, verdict=verdict))
+    demo.walk(way_of(demo, tmp_path / "b", judge, leaves=verdict, is_verdict=True))
     with pytest.raises(SystemExit, match="Repeat"):
-        demo.walk(way_of(demo, tmp_path / "c", python("raise SystemExit(1)"), verdict=tmp_path / "none"))
+        demo.walk(
+            way_of(demo, tmp_path / "c", python("raise SystemExit(1)"), leaves=tmp_path / "none", is_verdict=True)
+        )
 
 
 def test_folder_of_another_size_is_refused(demo: ModuleType, tmp_path: Path) -> None:
@@ -159,8 +184,8 @@ spec.loader.exec_module(demo)
 def commands():
     yield [sys.executable, "-c", {child!r}, str(folder)]
 demo.Way.stages = lambda self: [
-    demo.Stage("First", 1, lambda: iter([[sys.executable, "-c", "print('first ran')"]])),
-    demo.Stage("Second", 1, commands),
+    demo.Stage("First", 1, lambda: iter([[sys.executable, "-c", "print('first ran')"]]), folder),
+    demo.Stage("Second", 1, commands, folder),
 ]
 demo.main()
 """
@@ -215,4 +240,4 @@ def test_old_verdict_does_not_hide_a_failure(demo: ModuleType, tmp_path: Path) -
     verdict = tmp_path / "audit.json"
     verdict.touch()
     with pytest.raises(SystemExit, match="Repeat"):
-        demo.walk(way_of(demo, tmp_path, python("raise SystemExit(1)"), verdict=verdict))
+        demo.walk(way_of(demo, tmp_path, python("raise SystemExit(1)"), leaves=verdict, is_verdict=True))

@@ -82,7 +82,7 @@ class Protocol:
     image_size: int = 160
     img_size: int = 128
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
-    views: int = 4
+    views: int = 1
     max_epochs: int = 30
     rounds: int = 15
     patience: int = 10

@@ -81,7 +81,14 @@ def _probes(page: Page, run: Run, rows: list[dict[str, str]]) -> None:
         points = [(number(row["epoch"]), number(row[name])) for row in rows if math.isfinite(number(row.get(name)))]
         chart.line(name.replace("_", " "), *zip(*points, strict=True))
     page.charts(
-        [(chart.svg(), "Nearest neighbours and a linear layer on frozen features, on held-out labelled images.")]
+        [
+            (
+                chart.svg(),
+                "Nearest neighbours and a linear layer on frozen features, asked of the validation images of "
+                "--val_datalist. Held out they are only if they were not exported, too. With few images every step is "
+                "chance: an AUC of 0.5 is guessing.",
+            )
+        ]
     )
 
 

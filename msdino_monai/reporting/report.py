@@ -75,9 +75,9 @@ def make_page(runs: Runs, title: str = "MS-DINO for MONAI") -> tuple[Page, dict[
     if runs.synthetic:
         page.verdict(
             "note",
-            "These images are synthetic",
-            "The cohorts found here say that a program drew them. The figures show that every step runs; they say "
-            "nothing about patients. If runs on other images lie here too, keep the page where those images are.",
+            "The cohorts found here are synthetic",
+            "They say that a program drew them. The figures show that every step runs; they say nothing about "
+            "patients. If runs on other images lie here too, keep the page where those images are.",
         )
     elif runs.pictures:
         page.verdict(
@@ -101,7 +101,7 @@ def make_page(runs: Runs, title: str = "MS-DINO for MONAI") -> tuple[Page, dict[
 
 
 def _badges(runs: Runs) -> list[str]:
-    images = "synthetic images" if runs.synthetic else "images not known to be synthetic"
+    images = "synthetic cohorts" if runs.synthetic else "images not known to be synthetic"
     return [images, "not a medical device", "reconstruction from published papers"]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 from msdino_monai.reporting.chart import Chart
-from msdino_monai.reporting.page import Page
+from msdino_monai.reporting.page import Cell, Page
 from msdino_monai.reporting.runs import Run, Runs, number, read_table
 
 _LINES = 4  # in one chart
@@ -28,6 +29,7 @@ def add(page: Page, runs: Runs) -> None:
             group = trained[start : start + _LINES]
             if start == 0:
                 page.heading(task)
+                page.table(["run", "starts from", "sees of a patch"], [_start(run) for run, _ in trained])
             page.charts(
                 [
                     (_chart("Training loss", group, "loss"), "Mean of each epoch. It says nothing of other images."),
@@ -37,6 +39,18 @@ def add(page: Page, runs: Runs) -> None:
                     ),
                 ]
             )
+
+
+def _start(run: Run) -> list[Cell]:
+    """What a network began as, and how much of the image it is given: an export's body knows only what was exported."""
+    try:
+        said = json.loads((run.folder / "models" / "model.network.json").read_text(encoding="utf-8"))
+        sizes = said["network"]
+        side, width = sizes["patch_size"], sizes["patch_size"] - 2 * sizes["margin"]
+        seen = f"{width} x {width} of {side} x {side} pixels, as {sizes['embedding_dim']} numbers"
+        return [run.name, f"a pretrained body ({said['backbone']})" if said.get("backbone") else "scratch", seen]
+    except (OSError, ValueError, LookupError, TypeError):
+        return [run.name, None, None]
 
 
 def _chart(title: str, group: list[tuple[Run, Rows]], name: str) -> str:

@@ -83,7 +83,7 @@ def test_page_of_everything_shows_every_run(everything: Path) -> None:
     assert "classification, lungs an abacus 2" in made
     assert "classification, lungs torch 8.8.8" in made
     assert "11" in made
-    assert "These images are synthetic" in words(page)
+    assert "The cohorts found here are synthetic" in words(page)
     assert "not a medical device" in words(page)
     assert "not complete" not in words(page)
 

@@ -60,7 +60,7 @@ def _captioned(colours: npt.NDArray[np.uint8], classes: tuple[str, ...], caption
     pen = ImageDraw.Draw(page)
     pen.text((2, 1), caption.encode("ascii", "replace").decode(), fill="white")
     place = 2.0
-    for index, name in enumerate([*classes, "(tint predicted, line drawn by hand)"]):
+    for index, name in enumerate([*classes, "(tint: predicted, line: given)"]):
         words = name.encode("ascii", "replace").decode()
         colour = COLOURS[index % len(COLOURS)] if index < len(classes) else (255, 255, 255)
         pen.text((place, height + _LINE + 1), words, fill=colour)

@@ -33,7 +33,7 @@ def draw_slices(
     pen = ImageDraw.Draw(page)
     pen.text((2, 1), caption.encode("ascii", "replace").decode(), fill="white")
     left = 2.0
-    for index, name in enumerate([*classes, "(tint predicted, line drawn by hand)"]):
+    for index, name in enumerate([*classes, "(tint: predicted, line: given)"]):
         words = name.encode("ascii", "replace").decode()
         colour = COLOURS[index % len(COLOURS)] if index < len(classes) else (255, 255, 255)
         pen.text((left, page.height - _LINE + 1), words, fill=colour)

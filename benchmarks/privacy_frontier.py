@@ -30,11 +30,11 @@ from msdino_monai.images.cohort import write_cohort
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiograph
 from msdino_monai.privacy import audit
-from msdino_monai.privacy.coverage import bound
+from msdino_monai.privacy.coverage import estimate
 from msdino_monai.privacy.pool import ExportBundle, Pool, Radiograph, read_pool
 from msdino_monai.privacy.row import Row, interval_of
 from msdino_monai.privacy.sample import write_sample
-from msdino_monai.privacy.verdict import EVERY_OVERLAP
+from msdino_monai.privacy.verdict import JOINED_VIEWS
 
 FIRST_DEFAULT = {"embedding_dim": 128, "margin": 2}
 NONE = {"embedding_dim": 384, "margin": 0}
@@ -79,13 +79,13 @@ CONFIG = pretraining_value.BUNDLES / "cxr_embedding_export" / "configs" / "infer
 
 
 def joinable(settings: Mapping[str, Any], img_size: int) -> float:
-    """Share of neighbours that views could join by what both show, whoever attacks: ours may be too weak to see it."""
-    if int(settings.get("num_views", 1)) == 1:
-        return 0.0
+    """Share of neighbours that views could join where they overlap or abut; our own attack may be too weak for it."""
     config = ConfigParser({**json.loads(CONFIG.read_text(encoding="utf-8")), **settings, "img_size": img_size})
     patch_size = int(config["patch_size"])
     width = patch_size - 2 * int(settings["margin"])
-    return bound(config.get_parsed_content("augment"), int(settings["num_views"]), img_size, patch_size, width)
+    return estimate(
+        config.get_parsed_content("augment"), int(settings.get("num_views", 1)), img_size, patch_size, width
+    )
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Path, Path]:
@@ -155,7 +155,7 @@ def attacks(images: Path, settings: Mapping[str, Any], seed: int, arguments: arg
 def strongest(rows: Sequence[Row], metric: str, attack: str, seed: int, real: bool) -> dict[str, Any]:
     """The best of the attackers on the cohort, and the best of them on the real radiograph (the first image)."""
     asked = [
-        row for row in rows if row.metric == metric and row.attack.startswith(attack) and row.attack != EVERY_OVERLAP
+        row for row in rows if row.metric == metric and row.attack.startswith(attack) and row.attack != JOINED_VIEWS
     ]
     if not asked[0].values:  # a ranking of all images at once
         best = max(asked, key=lambda row: row.figure)
@@ -230,6 +230,9 @@ def measure(arguments: argparse.Namespace, cohort: Path, images: Path) -> list[d
     rows = attacked(arguments.settings, arguments.seeds)
     rows += attacked(arguments.repeated, arguments.more_seeds)
     for row in rows:
+        row["utility"] = None
+        if row["setting"] in arguments.attacked_only:
+            continue
         given = row["settings"], row["seed"], arguments
         folder = arguments.work_dir / "bodies" / slug_of(row["setting"], row["seed"])
         row["utility"] = kept("utility", row["setting"], *given[1:], partial(utility, folder, cohort, *given))
@@ -239,12 +242,13 @@ def measure(arguments: argparse.Namespace, cohort: Path, images: Path) -> list[d
 def worst(rows: Sequence[Mapping[str, Any]], img_size: int) -> float:
     """Neighbours put together by the strongest attacker, on the cohort or on the real radiograph.
 
-    Whatever overlapping views could join counts as joined.
+    Several views are estimated as the audit does it: every view's own jigsaw, and whatever they could join.
     """
     found = [row["attacks"]["neighbours"] for row in rows]
     real = mean(each.get("real") for each in found)
     attacked = max(float(mean(each["figure"] for each in found) or 0.0), real or 0.0)
-    return min(1.0, attacked + joinable(rows[0]["settings"], img_size))
+    settings = rows[0]["settings"]
+    return min(1.0, int(settings.get("num_views", 1)) * attacked + joinable(settings, img_size))
 
 
 def summary(rows: Sequence[Mapping[str, Any]], img_size: int) -> list[dict[str, Any]]:
@@ -260,16 +264,18 @@ def summary(rows: Sequence[Mapping[str, Any]], img_size: int) -> list[dict[str, 
         intervals = [row["attacks"]["neighbours"]["interval"] for row in mine]
         entry["neighbours_interval"] = [mean(pair and pair[side] for pair in intervals) for side in (0, 1)]
         for score in ("linear_auc", "knn_auc"):
-            found = [row["utility"]["pretrained"][score] for row in mine]
-            entry[score], entry[f"{score}_range"] = mean(iter(found)), [min(found), max(found)]
-            entry[f"{score}_untrained"] = mean(row["utility"]["untrained"][score] for row in mine)
+            found = [row["utility"]["pretrained"][score] for row in mine if row["utility"]]
+            entry[score] = mean(iter(found))
+            entry[f"{score}_range"] = [min(found), max(found)] if found else [None, None]
+            entry[f"{score}_untrained"] = mean(row["utility"]["untrained"][score] for row in mine if row["utility"])
         table.append(entry)
+    known = [entry for entry in table if entry["linear_auc"] is not None]
     for entry in table:
-        entry["on_frontier"] = not any(
+        entry["on_frontier"] = entry in known and not any(
             other["worst"] <= entry["worst"]
             and other["linear_auc"] >= entry["linear_auc"]
             and (other["worst"], other["linear_auc"]) != (entry["worst"], entry["linear_auc"])
-            for other in table
+            for other in known
         )
     return table
 
@@ -310,7 +316,7 @@ def show(table: Sequence[Mapping[str, Any]]) -> None:
     )
     title = "Attacks and worth, SYNTHETIC but for 'real'; * no setting is better in both"
     report(title, header, lines)
-    chosen = [entry for entry in table if entry["worst"] < BAR]
+    chosen = [entry for entry in table if entry["worst"] < BAR and entry["linear_auc"] is not None]
     if chosen:
         best = max(chosen, key=lambda entry: float(entry["linear_auc"]))
         print(f"Best linear probe among those below {BAR} neighbours: {best['setting']}.")
@@ -325,7 +331,7 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(10, 6.5), layout="constrained")
     axes = figure.add_subplot()
-    for entry in table:
+    for entry in (each for each in table if each["linear_auc"] is not None):
         low, high = (
             (0.0, 0.0)
             if entry["neighbours_interval"][0] is None
@@ -345,7 +351,7 @@ def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
     frontier = sorted((e["worst"], e["linear_auc"]) for e in table if e["on_frontier"])
     axes.plot(*zip(*frontier, strict=True), color="C3", linewidth=1, label="frontier (the worst of these)")
     chance = float(np.mean([entry["neighbours_chance"] for entry in table]))
-    untrained = float(np.mean([entry["linear_auc_untrained"] for entry in table]))
+    untrained = mean(entry["linear_auc_untrained"] for entry in table) or 0.0
     axes.axvline(chance, color="grey", linestyle=":", label="neighbours by chance")
     axes.axvline(BAR, color="black", linestyle="--", label=f"bar, {BAR}")
     axes.axhline(untrained, color="grey", linestyle="-.", label="body before training")
@@ -366,6 +372,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--more_seeds", type=int, nargs="*", default=[], help="for those that are repeated")
     parser.add_argument("--repeated", nargs="*", choices=list(SETTINGS), default=[], metavar="NAME")
+    parser.add_argument(
+        "--attacked_only", nargs="*", choices=list(SETTINGS), default=[], metavar="NAME", help="without pretraining"
+    )
     parser.add_argument("--patients", type=int, default=400, help="patients whose images are pretrained on and probed")
     parser.add_argument("--image_size", type=int, default=160, help="longer side of their stored radiographs")
     parser.add_argument("--attacked_patients", type=int, default=160, help="patients whose images are attacked")

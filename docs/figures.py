@@ -219,6 +219,8 @@ def frontier_block() -> str:
 
     def ranged(entry: Mapping[str, Any], name: str, bounds: str, digits: int) -> str:
         low, high = entry[bounds]
+        if entry[name] is None:
+            return "-"
         if low is None or low == high:
             return f"{entry[name]:.{digits}f}"
         return f"{entry[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
@@ -241,7 +243,7 @@ def frontier_block() -> str:
 
 
 def bounds_block() -> str:
-    """What overlaps of views connect at most, for each margin and number of views."""
+    """What several views may connect, for each margin and number of views."""
     page = results("view_bounds")
     cells = {(row["margin"], row["views"]): row for row in page["results"]["rows"]}
     views = page["settings"]["views"]
@@ -249,7 +251,7 @@ def bounds_block() -> str:
         [
             str(margin),
             *(
-                " / ".join(f"{100 * cells[margin, count][f'{least}_pixels']:.1f}" for least in (1, 3))
+                " / ".join(f"{100 * cells[margin, count][way]:.1f}" for way in ("overlaps", "overlaps_and_edges"))
                 for count in views
             ),
         ]

@@ -14,6 +14,7 @@ Integers = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]  # (pairs, 3): first class, second class, direction
 
 _GUESSES = 64  # random arrangements that measure chance
+_FEWEST_PAIRS = 0.1  # of all; an image with fewer that count says nothing
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,13 @@ def score_assembly(
     generator = np.random.default_rng(seed)
     shuffled = [_pairs(_board(generator.permutation(order), kinds, grid)) for _ in range(_GUESSES)]
     asked = kinds >= 0
+    few = len(truth) < _FEWEST_PAIRS * (2 * grid[0] * grid[1] - sum(grid))
     return AssemblyScore(
-        neighbours=_shared(found, truth),
+        neighbours=float("nan") if few else _shared(found, truth),
         places=float(np.mean((cells == order)[asked])) if asked.any() else float("nan"),
         largest_piece=_largest_piece(cells, order, kinds, grid),
         chance=float(np.mean([_shared(pairs, truth) for pairs in shuffled])),
-        chance_place=1 / len(kinds),
+        chance_place=1 / len(classes),
         pairs=len(truth),
     )
 
@@ -111,7 +113,7 @@ def _shared(found: Pairs, truth: Pairs) -> float:
 
 
 def _largest_piece(cells: Integers, order: Integers, kinds: Integers, grid: tuple[int, int]) -> float:
-    """Share of the tokens in the largest piece all of whose joins are right; twins build no pieces."""
+    """Share of the tokens without twins in the largest piece all of whose joins are right."""
     token_at = np.full(grid[0] * grid[1], -1, dtype=np.int64)
     token_at[cells] = np.arange(len(cells))
     boards = token_at.reshape(grid)
@@ -124,4 +126,5 @@ def _largest_piece(cells: Integers, order: Integers, kinds: Integers, grid: tupl
     rows, columns = np.array(links, dtype=np.int64).reshape(-1, 2).T
     graph = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(cells), len(cells)))
     _, labels = connected_components(graph, directed=False)
-    return float(np.bincount(labels).max() / len(cells))
+    asked = kinds >= 0
+    return float(np.bincount(labels[asked]).max() / asked.sum()) if asked.any() else float("nan")

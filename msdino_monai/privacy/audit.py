@@ -26,7 +26,7 @@ from msdino_monai.exporting.audit import hash_settings
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.plain import plain
 from msdino_monai.privacy import identification, reconstruction
-from msdino_monai.privacy.coverage import bound
+from msdino_monai.privacy.coverage import estimate
 from msdino_monai.privacy.identification import LeftOut
 from msdino_monai.privacy.overlap import can_bridge
 from msdino_monai.privacy.pool import ExportBundle, Pool, read_labels, read_pool
@@ -34,7 +34,7 @@ from msdino_monai.privacy.reconstruction import Attempt, Learnt, Puzzle
 from msdino_monai.privacy.report import write_report
 from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample, write_sample
-from msdino_monai.privacy.verdict import EVERY_OVERLAP, Verdict, check_limits, judge, look_at_order
+from msdino_monai.privacy.verdict import JOINED_VIEWS, Verdict, check_limits, judge, look_at_order
 from msdino_monai.vault.atomic import make_private_folder
 
 _log = logging.getLogger("msdino_monai.audit")
@@ -113,7 +113,7 @@ def attack(
         one_view = list(found.rows)
     with found.step("views together"):
         found.take(_join_views(tasks, learnt, seed))
-        found.take(_at_most(sample, one_view, seed))
+        found.take(_estimate_views(sample, one_view, seed))
     with found.step("learnt inverter"):
         found.take([reconstruction.attack_sets(tasks, learnt, seed=seed)])
     with found.step("linkage"):
@@ -136,12 +136,17 @@ def _join_views(tasks: Sequence[Puzzle], learnt: Learnt, seed: int) -> Iterator[
         yield LeftOut(
             "jigsaw of views together",
             f"patches show {embedder.width} of {embedder.patch_size} pixels: none of one view reaches over the gap in "
-            "another. What overlaps of views could connect counts as put together instead",
+            "another. An estimate of what views could join is judged instead",
+        )
+    if views > 1:
+        yield LeftOut(
+            "places, inverter, linkage and likeness (SSIM) from several views",
+            "these attackers look at the first view alone. Who took all of them would do better",
         )
 
 
-def _at_most(sample: Sample, rows: Sequence[Row], seed: int) -> Iterator[Row]:
-    """What several views allow: the best jigsaw of one view, and every pair of neighbours that overlaps connect.
+def _estimate_views(sample: Sample, rows: Sequence[Row], seed: int) -> Iterator[Row]:
+    """What several views may allow: every view's own jigsaw, carried over to the first wherever views overlap or abut.
 
     Our own attack on several views is too weak to be believed; with a wide margin there is none.
     """
@@ -149,11 +154,12 @@ def _at_most(sample: Sample, rows: Sequence[Row], seed: int) -> Iterator[Row]:
     if views == 1:
         return
     sizes = embedder.grid[0] * embedder.patch_size, embedder.patch_size, embedder.width
-    share = bound(sample.augment, views, *sizes)
-    best = max((row for row in rows if row.metric == "neighbours"), key=lambda row: np.nan_to_num(row.figure))
-    knowledge = replace(best.knowledge, all_views=True)
-    values = [min(1.0, value + share) for value in best.values]
-    yield row_of_values(EVERY_OVERLAP, best.metric, knowledge, values, min(1.0, best.chance + share), seed=seed)
+    share = estimate(sample.augment, views, *sizes)
+    jigsaws = [row for row in rows if row.metric == "neighbours"]
+    best = np.fmax.reduce([row.values for row in jigsaws])
+    knowledge = replace(jigsaws[-1].knowledge, all_views=True)
+    values = np.minimum(1.0, views * best + share).tolist()
+    yield row_of_values(JOINED_VIEWS, "neighbours", knowledge, values, jigsaws[-1].chance, seed=seed)
 
 
 class PrivacyAudit:

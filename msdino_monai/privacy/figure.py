@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msdino_monai.privacy.verdict import JOINED_VIEWS
 from msdino_monai.reporting.chart import Chart
 
 RowPage = Mapping[str, Any]  # a row as `Row.describe` gives it
@@ -41,7 +42,8 @@ def strongest(rows: Sequence[RowPage], metric: str, attack: str = "") -> RowPage
 
 
 def _shares(rows: Sequence[RowPage]) -> tuple[str, str] | None:
-    found = {name: strongest(rows, metric, attack) for name, (attack, metric) in _SHARES.items()}
+    made = [row for row in rows if row["attack"] != JOINED_VIEWS]  # nobody has reached an estimate
+    found = {name: strongest(made, metric, attack) for name, (attack, metric) in _SHARES.items()}
     return _bars(
         "What the strongest attacks reach",
         "share, or likeness (SSIM)",

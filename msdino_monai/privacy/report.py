@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msdino_monai.privacy.figure import draw_charts, identifying, strongest
-from msdino_monai.privacy.verdict import EVERY_OVERLAP, THRESHOLDS, loosened
+from msdino_monai.privacy.verdict import JOINED_VIEWS, THRESHOLDS, loosened
 from msdino_monai.reporting.page import Page
 from msdino_monai.reporting.picture import Picture
 
@@ -80,7 +80,9 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
         )
     else:
         report.verdict(
-            "fail", "Failed: do not send an export with these settings", "At least one attack went beyond a threshold."
+            "fail",
+            "Failed: do not send an export with these settings",
+            "At least one attack, or estimate of one, went beyond a threshold.",
         )
     if weaker := loosened(page["audit"]["thresholds"]):
         report.verdict(
@@ -108,7 +110,7 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
     best = strongest(page["rows"], "neighbours")
     if best is not None:
         found, worst, guessed = (round(100 * best[name]) for name in ("figure", "worst", "chance"))
-        put = "could put at most" if best["attack"] == EVERY_OVERLAP else "put"
+        put = "could, by our estimate, put" if best["attack"] == JOINED_VIEWS else "put"
         report.paragraph(
             f"Of 100 pairs of neighbouring patches the best attacker {put} {found} together rightly, and {worst} of "
             f"the image that came out worst for its patient; guessing gives {guessed}. With 100 the picture is back; "

@@ -16,7 +16,7 @@ from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample
 
 ORDER_IN_FILE = "order in the file"
-EVERY_OVERLAP = "jigsaw, and every overlap of views recognised (a bound)"
+JOINED_VIEWS = "jigsaw of every view, joined wherever views overlap or abut (an estimate)"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class Check:
 
     def in_words(self) -> str:
         words = THRESHOLDS[self.name].words
-        return f"{words} {self.figure:.3f} > {self.limit:g} (--{self.name})"
+        guessed = ", by estimate," if self.attack == JOINED_VIEWS else ""
+        return f"{words}{guessed} {self.figure:.3f} > {self.limit:g} (--{self.name})"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ def _checks(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Iterator
         asked = [row for row in rows if row.metric == threshold.metric and row.attack.startswith(threshold.attack)]
         known = [row for row in asked if np.isfinite(row.figure)]
         if not known:
-            raise UserError(f"--{name} cannot be judged: every patch of the sample looks alike; audit other images.")
+            raise UserError(
+                f"--{name} cannot be judged: too few patches of the sample can be told apart; audit other images."
+            )
         strongest = max(known, key=lambda row: row.figure)
         upper = strongest.interval[1] if strongest.interval else None
         yield Check(name, limit, strongest.figure, strongest.attack, upper)

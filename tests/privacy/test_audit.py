@@ -31,7 +31,7 @@ from msdino_monai.privacy.reconstruction import learn
 from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample
 from msdino_monai.privacy.simulation import SimulatedExport
-from msdino_monai.privacy.verdict import EVERY_OVERLAP, THRESHOLDS, judge, loosened
+from msdino_monai.privacy.verdict import JOINED_VIEWS, THRESHOLDS, judge, loosened
 
 LIMITS = {"max_order_leaks": 0, "max_neighbour_accuracy": 0.2}
 TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1}
@@ -152,14 +152,14 @@ def test_every_row_says_who_knows_what_and_what_guessing_gives(run: Callable[...
         assert np.isfinite([row["figure"], row["chance"]]).all()
         assert row["interval"] is None or row["interval"][0] <= row["interval"][1]
     attacks = " ".join(row["attack"] for row in page["rows"])
-    for words in ("order in the file", EVERY_OVERLAP, "same image", "attribute inference", "secret map"):
+    for words in ("order in the file", JOINED_VIEWS, "same image", "attribute inference", "secret map"):
         assert words in attacks
     jigsaws = {row["attack"]: row for row in page["rows"] if row["metric"] == "neighbours"}
-    bounded = jigsaws.pop(EVERY_OVERLAP)
+    bounded = jigsaws.pop(JOINED_VIEWS)
     assert bounded["knows"]["all_views"]
     assert bounded["figure"] >= max(row["figure"] for row in jigsaws.values())
     judged = {check["threshold"]: check for check in page["verdict"]["checks"]}["max_neighbour_accuracy"]
-    assert judged["attack"] == EVERY_OVERLAP, "what views could join is held against the threshold"
+    assert judged["attack"] == JOINED_VIEWS, "what views could join is held against the threshold"
     left_out = {each["attack"]: each["reason"] for each in page["left_out"]}
     assert "no pretrained body" in left_out["membership in the pretraining"]
     assert "6 of 8 pixels" in left_out["jigsaw of views together"]

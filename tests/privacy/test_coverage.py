@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from monai.transforms import Compose, RandAdjustContrast
+from monai.transforms import Compose, RandAdjustContrast, RandAffine, RandFlip
 
 from msdino_monai.exporting.affine import RandAffinePicture
-from msdino_monai.privacy.coverage import bound, draw_maps, joinable_share
+from msdino_monai.privacy.coverage import draw_maps, estimate, joinable_share
 
 
 def moved(rows: float, columns: float) -> np.ndarray:
@@ -54,10 +54,35 @@ def test_maps_are_those_the_export_draws(augment: Compose) -> None:
 
 
 def test_more_views_and_smaller_margins_join_more(augment: Compose) -> None:
-    by_views = [bound(augment, views, 224, 16, 8) for views in (1, 2, 4)]
+    by_views = [estimate(augment, views, 224, 16, 8, gap=None) for views in (1, 2, 4)]
     assert by_views[0] == 0
     assert by_views[1] < 0.01  # boxes round turned patches are a little too large
     assert 0.1 < by_views[2] < 0.5
-    by_width = [bound(augment, 2, 224, 16, width) for width in (8, 10, 12)]
+    by_width = [estimate(augment, 2, 224, 16, width, gap=None) for width in (8, 10, 12)]
     assert by_width == sorted(by_width)
     assert by_width[2] > 0.2
+    assert estimate(augment, 2, 224, 16, 8) > 0.1  # patches that abut
+
+
+def test_patch_that_abuts_is_a_link() -> None:
+    """At margin 4 a patch of another view can fill the gap exactly; its edges continue on both sides."""
+    shifted = [np.eye(3), moved(0, 8)]
+    assert joinable_share(shifted, 14, 16, 8) == 0
+    assert joinable_share(shifted, 14, 16, 8, gap=0) > 0.4
+    assert joinable_share([np.eye(3), moved(0, 11)], 14, 16, 8, gap=2) == 0  # three pixels on one side
+
+
+def test_motion_that_is_not_followed_joins_everything(augment: Compose) -> None:
+    affine, still = augment.transforms
+    for unknown in (RandAffine(prob=1, translate_range=5), Compose([affine, affine]), RandFlip(prob=0.5)):
+        assert estimate(unknown, 2, 224, 16, 8) == 1
+        assert estimate(unknown, 1, 224, 16, 8) == 0
+    nested = Compose([still, Compose([affine])])
+    assert estimate(nested, 2, 224, 16, 8) == estimate(augment, 2, 224, 16, 8)
+    assert estimate(still, 4, 224, 16, 8) == 0
+
+
+def test_view_that_is_not_moved_lies_where_it_lay() -> None:
+    affine = RandAffinePicture(prob=0.5, rotate_range=0.1, translate_range=[11.2, 11.2], padding_mode="zeros")
+    still = [np.array_equal(each, np.eye(3)) for each in draw_maps(affine, 40, 224)]
+    assert 8 < sum(still) < 32

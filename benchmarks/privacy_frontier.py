@@ -5,7 +5,8 @@
 For every setting a sample of a SYNTHETIC cohort and one real chest radiograph (of `pydicom-data`) are exported at 224
 pixels and attacked by the privacy audit's engine. The attacker learns from other patients of the same cohort. Then the
 cohort's training images are exported with the same defences at --img_size, the demonstration setting pretrains on them,
-and probes of its frozen features are judged on test images. Run again to continue: what is finished in W is kept.
+and probes of its frozen features are judged on test images. Run again to continue: what is finished in W is kept,
+whatever changed since; begin with an empty W after a change of the code or of an argument.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import statistics
+import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -350,6 +352,18 @@ def take_demo(folder: Path, install_seconds: float | None, note: str = "") -> No
     (RESULTS / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def take_picture(page: Path) -> None:
+    """The top of a demo's report, as the README shows it."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit(
+            "docs/images/report.png is of another demo now, and there is no Chromium to take it anew; install one."
+        )
+    picture = ROOT / "docs" / "images" / "report.png"
+    words = ["--headless", "--no-sandbox", "--hide-scrollbars", "--window-size=1200,985", f"--screenshot={picture}"]
+    subprocess.run([browser, *words, page.resolve().as_uri()], check=True, capture_output=True)  # noqa: S603
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
@@ -359,6 +373,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.demo:
         take_demo(arguments.demo, arguments.install_seconds, arguments.note)
+        take_picture(arguments.demo / "report.html")
     drifted = {path: text for path, text in pages().items() if path.read_text(encoding="utf-8") != text}
     names = ", ".join(str(path.relative_to(ROOT)) for path in drifted)
     if arguments.check and drifted:

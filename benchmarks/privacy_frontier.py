@@ -241,13 +241,12 @@ def measure(arguments: argparse.Namespace, cohort: Path, images: Path) -> list[d
 
 
 def worst(rows: Sequence[Mapping[str, Any]], img_size: int) -> float:
-    """Neighbours put together by the strongest attacker, on the cohort or on the real radiograph.
+    """Neighbours put together by the strongest attacker, on the cohort or on the real radiograph, in the worst run.
 
     Several views are estimated as the audit does it: every view's own jigsaw, and whatever they could join.
     """
     found = [row["attacks"]["neighbours"] for row in rows]
-    real = mean(each.get("real") for each in found)
-    attacked = max(float(mean(each["figure"] for each in found) or 0.0), real or 0.0)
+    attacked = max(max(float(each["figure"]), each.get("real") or 0.0) for each in found)
     settings = rows[0]["settings"]
     return min(1.0, int(settings.get("num_views", 1)) * attacked + joinable(settings, img_size))
 

@@ -29,7 +29,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python demo.py --output_dir $(DEMO) --size $(SIZE)
+	$(BIN)/python demo.py --output_dir "$(DEMO)" --size $(SIZE)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
@@ -72,4 +72,4 @@ study: $(VENV)/.installed
 	$(BIN)/python benchmarks/study --work_dir study --output_file docs/benchmarks/study.json
 
 clean:
-	rm -rf $(VENV) .venv-monailabel $(DEMO) .coverage* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-monailabel "$(DEMO)" .coverage* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -12,15 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from monai.transforms import (
-    Compose,
-    Identity,
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
+from monai import transforms
 from scipy.sparse import coo_matrix  # type: ignore[import-untyped]
 from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
 
@@ -29,14 +21,9 @@ from msdino_monai.exporting.affine import RandAffinePicture
 Doubles = npt.NDArray[np.float64]
 
 GAP = 2.0  # pixels; over as many, at margin 1, our jigsaw of one view finds most neighbours
-_STILL = (  # leave every pixel where it is
-    Identity,
-    RandAdjustContrast,
-    RandGaussianNoise,
-    RandGaussianSmooth,
-    RandScaleIntensity,
-    RandShiftIntensity,
-)
+# They move no pixel.
+_OF_GREYS = (transforms.RandAdjustContrast, transforms.RandScaleIntensity, transforms.RandShiftIntensity)
+_STILL = (transforms.Identity, transforms.RandGaussianSmooth, transforms.RandGaussianNoise, *_OF_GREYS)
 
 
 class UnknownMotionError(ValueError):
@@ -65,7 +52,7 @@ def draw_maps(augment: Any, count: int, img_size: int, seed: int = 0) -> list[Do
 
 
 def _flat(augment: Any) -> Iterator[Any]:
-    if isinstance(augment, Compose):
+    if isinstance(augment, transforms.Compose):
         for part in augment.transforms:
             yield from _flat(part)
     elif augment is not None:

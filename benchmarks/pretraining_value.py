@@ -120,6 +120,12 @@ def frozen(folder: Path, backbone: Path, name: str, sites: Sequence[str]) -> dic
     return {key: float(np.mean([score[key] for score in scores])) for key in ("linear_auc", "knn_auc")}
 
 
+def export_defaults() -> dict[str, Any]:
+    """The defences that every hospital's export here has."""
+    config = json.loads((BUNDLES / "cxr_embedding_export" / "configs" / "inference.json").read_text(encoding="utf-8"))
+    return {name: config[name] for name in ("embedding_dim", "margin", "noise")}
+
+
 def few_labels(
     folder: Path, backbone: Path | None, name: str, site: str, seed: int, fraction: float, more: Any
 ) -> float:
@@ -127,8 +133,7 @@ def few_labels(
     data, output = folder / "cohort" / site, folder / "few_labels" / f"{name}_{site}_{seed}"
     body = read_backbone(folder / "pretraining" / "models").description
     assert body is not None
-    sizes = body["body"] if backbone is None else {}
-    sizes = {**sizes, "margin": body["embedder"]["margin"]} if backbone is None else {}
+    sizes = {**body["body"], "margin": body["embedder"]["margin"]} if backbone is None else {}
     if not (output / "test" / "metrics.json").exists():
         common = {"dataset_dir": data, "datalist": data / "datalist.json"}
         bundle(
@@ -202,7 +207,7 @@ def main() -> None:
     for seed in arguments.seeds:
         rows.append(measure(seed, arguments))
         show(rows)
-    save(arguments, started_on, {"rows": rows})
+    save(arguments, started_on, {"export": export_defaults(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -37,42 +37,49 @@ from msdino_monai.privacy.row import Row, interval_of
 from msdino_monai.privacy.sample import write_sample
 from msdino_monai.privacy.verdict import JOINED_VIEWS
 
-FIRST_DEFAULT = {"embedding_dim": 128, "margin": 2}
-NONE = {"embedding_dim": 384, "margin": 0}
+NONE = {"embedding_dim": 384, "margin": 0, "noise": 0.0, "num_views": 1}
+FIRST_DEFAULT = {**NONE, "embedding_dim": 128, "margin": 2}
+SECOND_DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
 # The ones a choice is made among come first; a run that is cut short has them.
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": NONE,
+    "D 64, noise 0.3": {**NONE, "embedding_dim": 64, "noise": 0.3},
+    "D 64, noise 0.5": {**NONE, "embedding_dim": 64, "noise": 0.5},
+    "D 128, noise 0.5": {**NONE, "embedding_dim": 128, "noise": 0.5},
+    "noise 1": {**NONE, "noise": 1.0},
     "margin 2, D 128": FIRST_DEFAULT,
-    "margin 3, D 128": {"embedding_dim": 128, "margin": 3},
-    "margin 3, D 128, 4 views": {"embedding_dim": 128, "margin": 3, "num_views": 4},
-    "margin 3, D 64": {"embedding_dim": 64, "margin": 3},
-    "margin 4, D 64": {"embedding_dim": 64, "margin": 4},
-    "margin 4, D 64, 2 views": {"embedding_dim": 64, "margin": 4, "num_views": 2},
-    "margin 4, D 64, 4 views": {"embedding_dim": 64, "margin": 4, "num_views": 4},
-    "margin 5, D 36": {"embedding_dim": 36, "margin": 5},
-    "margin 5, D 36, 4 views": {"embedding_dim": 36, "margin": 5, "num_views": 4},
-    "margin 4, D 32": {"embedding_dim": 32, "margin": 4},
-    "margin 4, D 32, 4 views": {"embedding_dim": 32, "margin": 4, "num_views": 4},
-    "margin 4, D 64, codes 0.5": {"embedding_dim": 64, "margin": 4, "position_scale": 0.5},
-    "margin 3, D 64, noise 0.1": {"embedding_dim": 64, "margin": 3, "noise": 0.1},
-    "margin 3, D 64, noise 0.3": {"embedding_dim": 64, "margin": 3, "noise": 0.3},
+    "margin 3, D 128": {**NONE, "embedding_dim": 128, "margin": 3},
+    "margin 3, D 128, 4 views": {**NONE, "embedding_dim": 128, "margin": 3, "num_views": 4},
+    "margin 3, D 64": {**NONE, "embedding_dim": 64, "margin": 3},
+    "margin 4, D 64": SECOND_DEFAULT,
+    "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
+    "margin 4, D 64, 4 views": {**SECOND_DEFAULT, "num_views": 4},
+    "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},
+    "margin 5, D 36, 4 views": {**NONE, "embedding_dim": 36, "margin": 5, "num_views": 4},
+    "margin 4, D 32": {**NONE, "embedding_dim": 32, "margin": 4},
+    "margin 4, D 32, 4 views": {**NONE, "embedding_dim": 32, "margin": 4, "num_views": 4},
+    "margin 4, D 64, codes 0.5": {**SECOND_DEFAULT, "position_scale": 0.5},
+    "margin 3, D 64, noise 0.1": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.1},
+    "margin 3, D 64, noise 0.3": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.3},
     "margin 1": {**NONE, "margin": 1},
     "margin 2": {**NONE, "margin": 2},
     "margin 3": {**NONE, "margin": 3},
-    "D 256": {"embedding_dim": 256, "margin": 0},
-    "D 128": {"embedding_dim": 128, "margin": 0},
-    "D 64": {"embedding_dim": 64, "margin": 0},
+    "D 256": {**NONE, "embedding_dim": 256},
+    "D 128": {**NONE, "embedding_dim": 128},
+    "D 64": {**NONE, "embedding_dim": 64},
     "int8": {**NONE, "dtype": "int8"},
     "noise 0.1": {**NONE, "noise": 0.1},
     "noise 0.3": {**NONE, "noise": 0.3},
-    "noise 1": {**NONE, "noise": 1.0},
+    "noise 0.5": {**NONE, "noise": 0.5},
+    "noise 0.7": {**NONE, "noise": 0.7},
     "kept 0.5": {**NONE, "kept_share": 0.5},
     "margin 2, D 128, noise 0.3": {**FIRST_DEFAULT, "noise": 0.3},
     "margin 2, D 128, kept 0.5": {**FIRST_DEFAULT, "kept_share": 0.5},
     "margin 2, D 128, codes 0.5": {**FIRST_DEFAULT, "position_scale": 0.5},
     "none, 2 views": {**NONE, "num_views": 2},
     "margin 2, D 128, 2 views": {**FIRST_DEFAULT, "num_views": 2},
-    "margin 3, D 64, 2 views": {"embedding_dim": 64, "margin": 3, "num_views": 2},
+    "margin 3, D 64, 2 views": {**NONE, "embedding_dim": 64, "margin": 3, "num_views": 2},
+    "D 64, noise 0.3, codes 0.5": {**NONE, "embedding_dim": 64, "noise": 0.3, "position_scale": 0.5},
 }
 BAR = 0.2  # neighbours put together, above which a setting is no choice
 REAL = "RG1_UNCR.dcm"
@@ -84,9 +91,7 @@ def joinable(settings: Mapping[str, Any], img_size: int) -> float:
     config = ConfigParser({**json.loads(CONFIG.read_text(encoding="utf-8")), **settings, "img_size": img_size})
     patch_size = int(config["patch_size"])
     width = patch_size - 2 * int(settings["margin"])
-    return estimate(
-        config.get_parsed_content("augment"), int(settings.get("num_views", 1)), img_size, patch_size, width
-    )
+    return estimate(config.get_parsed_content("augment"), int(settings["num_views"]), img_size, patch_size, width)
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Path, Path]:
@@ -248,7 +253,7 @@ def worst(rows: Sequence[Mapping[str, Any]], img_size: int) -> float:
     found = [row["attacks"]["neighbours"] for row in rows]
     attacked = max(max(float(each["figure"]), each.get("real") or 0.0) for each in found)
     settings = rows[0]["settings"]
-    return min(1.0, int(settings.get("num_views", 1)) * attacked + joinable(settings, img_size))
+    return min(1.0, int(settings["num_views"]) * attacked + joinable(settings, img_size))
 
 
 def summary(rows: Sequence[Mapping[str, Any]], img_size: int) -> list[dict[str, Any]]:

@@ -30,6 +30,12 @@ def demo() -> ModuleType:
     return module
 
 
+@pytest.fixture(autouse=True)
+def no_second_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling all libraries anew, into each demo's own folder, would take most of the time of these tests."""
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "")
+
+
 def way_of(demo: ModuleType, folder: Path, *commands: list[str], **stage: Any) -> Any:
     """A way of one stage."""
 
@@ -228,6 +234,9 @@ def test_caches_of_libraries_stay_in_the_folder(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    assert Path(demo.surroundings(tmp_path)["PYTHONPYCACHEPREFIX"]).is_relative_to(tmp_path)
+    monkeypatch.setenv("PYTHONPYCACHEPREFIX", "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     program = "import matplotlib.font_manager, torch._inductor.runtime.cache_dir_utils as c; print(c.cache_dir())"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri  # type: ignore[import-untyped]
 
 from msdino_monai.vault import draw_orders, shuffle_tokens
 
@@ -41,7 +43,7 @@ class Defences:
         num_views, num_tokens, _ = tokens.shape
         if self.noise:
             spread = self.noise * tokens.std(axis=(1, 2), keepdims=True)
-            tokens = tokens + spread * self._generator().standard_normal(tokens.shape, dtype=np.float32)
+            tokens = tokens + spread * self._normal(tokens.shape)
         kept = self.kept_tokens(num_tokens)
         orders = draw_orders(num_views, kept)
         if kept < num_tokens:
@@ -56,6 +58,8 @@ class Defences:
         keys = np.frombuffer(self.randomness(8 * num_views * num_tokens), dtype=np.uint64)
         return np.argsort(keys.reshape(num_views, num_tokens), axis=1, kind="stable")
 
-    def _generator(self) -> np.random.Generator:
-        """Seeded anew for every image, by the operating system, so that no noise can be drawn again."""
-        return np.random.Generator(np.random.PCG64(int.from_bytes(self.randomness(16), "little")))
+    def _normal(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Standard normal, each number from random bytes of its own: no generator stands behind it to be guessed."""
+        uniform = np.frombuffer(self.randomness(4 * math.prod(shape)), dtype=np.uint32)
+        normal: NDArray[np.float32] = ndtri((uniform + 0.5) / 2**32).astype(np.float32)
+        return normal.reshape(shape)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.transforms import Compose, RandAdjustContrast, RandGaussianSmooth
+from scipy import stats
 
 from msdino_monai.errors import UserError
 from msdino_monai.exporting import (
@@ -47,6 +48,18 @@ def test_noise_is_relative_to_the_view_and_never_the_same() -> None:
     np.testing.assert_allclose(noise.std(axis=(1, 2)), [0.1, 1.0], rtol=0.05)
     again, again_orders = Defences(noise=0.1).apply(tokens)
     assert not np.array_equal(unshuffle_tokens(again, again_orders), unshuffle_tokens(shuffled, orders))
+
+
+def test_noise_is_normal() -> None:
+    """Every number from bytes of its own: the same bytes give the same noise, and all of them a bell."""
+    tokens = np.random.default_rng(0).normal(0, 1, (1, 196, 384)).astype(np.float32)
+    shuffled, orders = Defences(noise=1, randomness=np.random.Generator(np.random.PCG64(0)).bytes).apply(tokens)
+    noise = np.sort((unshuffle_tokens(shuffled, orders) - tokens).ravel()) / tokens.std()
+    expected = stats.norm.ppf((np.arange(noise.size) + 0.5) / noise.size)
+    np.testing.assert_allclose(noise[1000:-1000], expected[1000:-1000], atol=0.05)
+    assert np.isfinite(noise).all()
+    edge = Defences(noise=1, randomness=lambda count: b"\0" * (count // 2) + b"\xff" * (count - count // 2))
+    assert np.isfinite(edge.apply(tokens)[0]).all()
 
 
 def test_dropped_tokens_are_drawn_anew_for_each_view() -> None:

@@ -140,7 +140,7 @@ def test_log_that_flare_sends_away_stays_empty_at_a_hospital(tmp_path: Path, mon
     handlers = [logging.FileHandler(path) for path in logs]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     keep_errors_here()
-    logging.getLogger("ignite").error("Doe^Jane.dcm is missing")
+    logging.getLogger("a library").error("Doe^Jane.dcm is missing")
     for handler in handlers:
         handler.close()
     assert [path.read_text() for path in logs] == ["Doe^Jane.dcm is missing\n", ""]

@@ -34,7 +34,7 @@ from msdino_monai.privacy.simulation import SimulatedExport
 from msdino_monai.privacy.verdict import JOINED_VIEWS, THRESHOLDS, judge, loosened
 
 LIMITS = {"max_order_leaks": 0, "max_neighbour_accuracy": 0.2}
-TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1}
+TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1, "noise": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def figures(audit: PrivacyAudit, metric: str, attack: str = "") -> list[float]:
 @pytest.fixture(scope="module")
 def bare(run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path) -> PrivacyAudit:
     """The shuffle and nothing else, on a real chest radiograph and three synthetic ones."""
-    return run({"embedding_dim": 384, "margin": 0}, radiographs, auxiliary_dir=cohort, max_images=4)
+    return run({"embedding_dim": 384, "noise": 0.0}, radiographs, auxiliary_dir=cohort, max_images=4)
 
 
 def test_bare_shuffle_fails_because_the_pictures_come_back(bare: PrivacyAudit) -> None:
@@ -123,9 +123,17 @@ def test_report_fits_a_phone_and_breaks_no_picture(
 def test_margin_and_fewer_dimensions_leave_the_attackers_less(
     bare: PrivacyAudit, run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path
 ) -> None:
-    defended = run({"embedding_dim": 64, "margin": 3}, radiographs, auxiliary_dir=cohort, max_images=2)
+    defended = run({"embedding_dim": 64, "margin": 3, "noise": 0.0}, radiographs, auxiliary_dir=cohort, max_images=2)
     assert max(figures(defended, "neighbours", "jigsaw")) < 0.5 * max(figures(bare, "neighbours", "jigsaw"))
     assert max(figures(defended, "ssim", "jigsaw")) < max(figures(bare, "ssim", "jigsaw"))
+
+
+def test_default_passes_on_a_real_radiograph_and_synthetic_ones(
+    run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path
+) -> None:
+    audit = run({}, radiographs, auxiliary_dir=cohort, max_images=4)
+    assert max(figures(audit, "neighbours", "jigsaw")) < 0.2
+    assert audit.verdict.passed
 
 
 def test_second_audit_writes_the_same_bytes(run: Callable[..., PrivacyAudit]) -> None:

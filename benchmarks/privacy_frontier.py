@@ -79,7 +79,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "none, 2 views": {**NONE, "num_views": 2},
     "margin 2, D 128, 2 views": {**FIRST_DEFAULT, "num_views": 2},
     "margin 3, D 64, 2 views": {**NONE, "embedding_dim": 64, "margin": 3, "num_views": 2},
-    "D 64, noise 0.3, codes 0.5": {**NONE, "embedding_dim": 64, "noise": 0.3, "position_scale": 0.5},
+    "D 64, noise 0.3, 2 views": {**NONE, "embedding_dim": 64, "noise": 0.3, "num_views": 2},
 }
 BAR = 0.2  # neighbours put together, above which a setting is no choice
 REAL = "RG1_UNCR.dcm"

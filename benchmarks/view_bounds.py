@@ -22,7 +22,7 @@ WAYS = {"overlaps": None, "overlaps_and_edges": GAP}
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--margins", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--margins", type=int, nargs="+", default=[0, 1, 2, 3, 4, 5])
     parser.add_argument("--views", type=int, nargs="+", default=[2, 3, 4, 8])
     parser.add_argument("--img_size", type=int, default=224)
     arguments = parser.parse_args()

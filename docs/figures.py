@@ -93,14 +93,22 @@ def gain_block() -> str:
     better = sum(few_labels(row, "pretrained") > few_labels(row, "scratch") for row in rows)
     return prose(
         "The gain from pretraining on this small cohort is small. Measured with the export's audited default "
-        f"({settings['views']} view, margin 4, 64 dimensions).",
+        f"({defences()}).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
-        f"{found['few_labels_auc_from_scratch']:.3f} from scratch with the same margin; better in "
-        f"{better} of {len(rows)} seeds.",
+        f"{found['few_labels_auc_from_scratch']:.3f} from scratch; better in {better} of {len(rows)} seeds.",
         f"A linear probe of frozen features: {found['linear_auc_pretrained']:.3f}, of an untrained body "
         f"{found['linear_auc_untrained']:.3f}.",
     )
+
+
+def defences() -> str:
+    """What the exports of `pretraining_value` were defended by."""
+    page = results("pretraining_value")
+    export, views = page["results"]["export"], page["settings"]["views"]
+    words = [f"{views} view{'s' if views > 1 else ''}", f"{export['embedding_dim']} dimensions"]
+    words += [f"{name} {export[name]}" for name in ("margin", "noise") if export[name]]
+    return ", ".join(words)
 
 
 def pretraining_block() -> str:
@@ -125,10 +133,7 @@ def classification_block() -> str:
     share = 100 * results("pretraining_value")["settings"]["label_fraction"]
     what = f"trained on {share:.0f} % of one hospital's patients, mean over the test images of hospitals A and B"
     better = sum(float(body) > float(scratch) for _, body, scratch in rows)
-    verdict = prose(
-        f"Better from the body in {better} of {len(rows)} seeds. From scratch, too, the network sees only what the "
-        "export's margin leaves."
-    )
+    verdict = f"Better from the body in {better} of {len(rows)} seeds."
     return f"{_value_words(what)}\n{table(('seed', 'from the body', 'from scratch'), rows)}\n{verdict}"
 
 

@@ -39,7 +39,7 @@ from msdino_monai.privacy.verdict import JOINED_VIEWS
 
 NONE = {"embedding_dim": 384, "margin": 0, "noise": 0.0, "num_views": 1}
 FIRST_DEFAULT = {**NONE, "embedding_dim": 128, "margin": 2}
-SECOND_DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
+DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
 # The ones a choice is made among come first; a run that is cut short has them.
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": NONE,
@@ -51,14 +51,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 3, D 128": {**NONE, "embedding_dim": 128, "margin": 3},
     "margin 3, D 128, 4 views": {**NONE, "embedding_dim": 128, "margin": 3, "num_views": 4},
     "margin 3, D 64": {**NONE, "embedding_dim": 64, "margin": 3},
-    "margin 4, D 64": SECOND_DEFAULT,
-    "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
-    "margin 4, D 64, 4 views": {**SECOND_DEFAULT, "num_views": 4},
+    "margin 4, D 64": DEFAULT,
+    "margin 4, D 64, 2 views": {**DEFAULT, "num_views": 2},
+    "margin 4, D 64, 4 views": {**DEFAULT, "num_views": 4},
     "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},
     "margin 5, D 36, 4 views": {**NONE, "embedding_dim": 36, "margin": 5, "num_views": 4},
     "margin 4, D 32": {**NONE, "embedding_dim": 32, "margin": 4},
     "margin 4, D 32, 4 views": {**NONE, "embedding_dim": 32, "margin": 4, "num_views": 4},
-    "margin 4, D 64, codes 0.5": {**SECOND_DEFAULT, "position_scale": 0.5},
+    "margin 4, D 64, codes 0.5": {**DEFAULT, "position_scale": 0.5},
     "margin 3, D 64, noise 0.1": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.1},
     "margin 3, D 64, noise 0.3": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.3},
     "margin 1": {**NONE, "margin": 1},

@@ -92,8 +92,7 @@ def gain_block() -> str:
     rows = rows["rows"]
     better = sum(few_labels(row, "pretrained") > few_labels(row, "scratch") for row in rows)
     return prose(
-        "The gain from pretraining on this small cohort is small. Measured with the export's audited default "
-        f"({defences()}).",
+        f"Pretraining is worth little on this small cohort. Measured with the export's audited default ({defences()}).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
         f"{found['few_labels_auc_from_scratch']:.3f} from scratch; better in {better} of {len(rows)} seeds.",
@@ -133,7 +132,10 @@ def classification_block() -> str:
     share = 100 * results("pretraining_value")["settings"]["label_fraction"]
     what = f"trained on {share:.0f} % of one hospital's patients, mean over the test images of hospitals A and B"
     better = sum(float(body) > float(scratch) for _, body, scratch in rows)
-    verdict = f"Better from the body in {better} of {len(rows)} seeds."
+    verdict = prose(
+        f"Better from the body in {better} of {len(rows)} seeds. From scratch, too, the network sees only what the "
+        "exports' margin and dimensions leave of a patch."
+    )
     return f"{_value_words(what)}\n{table(('seed', 'from the body', 'from scratch'), rows)}\n{verdict}"
 
 

@@ -47,7 +47,7 @@ ARMS = {
         ),
         Arm(
             "msdino_open", "MS-DINO without defences, then each alone",
-            backbone="msdino_open", export={"noise": 0.0, "embedding_dim": 256},
+            backbone="msdino_open", export={"margin": 0, "noise": 0.0, "embedding_dim": 256},
         ),
         Arm("msdino_fedavg", "MS-DINO, then federated averaging", "fedavg", backbone="msdino"),
     )

@@ -20,7 +20,7 @@ class Defences:
     """Options of the export that change the tokens themselves; margin and dimensions belong to the embedding.
 
     Args:
-        noise: standard deviation of added noise, relative to the view's own.
+        noise: standard deviation of added noise, relative to that of all numbers of the view; evenly mid-grey has none.
         kept_share: share of tokens that are exported; the rest is dropped at random.
         randomness: so many random bytes; noise and drop draw from it, the shuffle always from the operating system.
     """
@@ -30,8 +30,8 @@ class Defences:
     randomness: Callable[[int], bytes] = os.urandom
 
     def __post_init__(self) -> None:
-        if self.noise < 0:
-            raise ValueError(f"noise must not be negative, got {self.noise}.")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise must be a number of at least 0, got {self.noise}.")
         if not 0 < self.kept_share <= 1:
             raise ValueError(f"kept_share must be in (0, 1], got {self.kept_share}.")
 

@@ -119,7 +119,7 @@ class ExportHandler:
             barrier()
             return self._open_writer()
         writer = self._open_writer()
-        remember_command(writer.state)
+        remember_command(writer.state, self.description)
         self.images.quarantine.clear()
         barrier()
         return writer

@@ -11,15 +11,18 @@ from msdino_monai.errors import UserError
 from msdino_monai.exporting.keys import signing_key_in
 from msdino_monai.flags import split_flags
 from msdino_monai.settings import is_command_line
-from msdino_monai.vault import ExportState, withdraw_patient
+from msdino_monai.vault import ExportDescription, ExportState, withdraw_patient
 from msdino_monai.vault.atomic import write_file
 
 
-def remember_command(state: ExportState) -> None:
-    """Note, in the hospital's own folder, how this export is made, so that a withdrawal can complete it again."""
+def remember_command(state: ExportState, description: ExportDescription) -> None:
+    """Note, in the hospital's own folder, how this export is made, so that a withdrawal can complete it again.
+
+    Settings that were left out are noted, too: another version of the bundle may begin with others.
+    """
     if is_command_line():
-        flags = [(name, value) for name, value in split_flags(sys.argv[2:]) if name not in ("output_dir", "state_dir")]
-        arguments = [sys.argv[1], *(f"--{name}={value}" for name, value in flags)]
+        typed = {name: value for name, value in split_flags(sys.argv[2:]) if name not in ("output_dir", "state_dir")}
+        arguments = [sys.argv[1], *(f"--{name}={value}" for name, value in (_settings_of(description) | typed).items())]
         command = {"folder": str(Path.cwd()), "arguments": arguments}
         write_file(state.folder / "command.json", json.dumps(command).encode(), private=True)
 
@@ -48,6 +51,15 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
     if status not in (0, 3):
         raise UserError("the patient is withdrawn, but the export did not complete; run its command again.")
     return 0
+
+
+def _settings_of(description: ExportDescription) -> dict[str, object]:
+    """The settings that decide what the export writes, as far as its description has their values."""
+    embedder = {name: description.embedder[name] for name in ("patch_size", "margin", "position_scale")}
+    if "seed" in description.embedder:  # else a checkpoint was named, which decides the rest
+        embedder |= {"embedder_seed": description.embedder["seed"], "embedding_dim": description.embedding_dim}
+    options = {name: value for name, value in description.options.items() if name != "augment"}
+    return {**embedder, **options, "num_views": description.num_views, "dtype": description.dtype}
 
 
 def _command(state_dir: Path) -> tuple[str, list[str]]:

@@ -59,7 +59,7 @@ def add(page: Page, runs: Runs) -> None:
     page.pictures(shown, columns=3)
     page.paragraph(
         f"Drawn for this page: patches of {patch} x {patch} pixels of a picture of {_SIZE}, margin {margin} "
-        f"({found_in}), without the noise that exports add. The order is an example: an export's own is thrown away."
+        f"({found_in}), without noise or fewer dimensions. The order is an example: an export's own is thrown away."
     )
 
 
@@ -71,7 +71,7 @@ def _cut(runs: Runs) -> tuple[int, int, str]:
             size = int(embedder["patch_size"]) * round(int(embedder["num_tokens"]) ** 0.5)
             scale = max(1, _SIZE // size)
             return int(embedder["patch_size"]) * scale, int(embedder["margin"]) * scale, f"as {run.name} says, enlarged"
-    return 16, 0, "the defaults; no pretraining run says otherwise"
+    return 16, 4, "the defaults; no pretraining run says otherwise"
 
 
 def _samples(runs: Runs) -> list[tuple[str, Path]]:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import stat
 import subprocess
 import sys
@@ -207,9 +208,14 @@ def test_patient_leaves_and_the_others_stay(hospital: Path, tmp_path: Path) -> N
 
 
 def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: Path, tmp_path: Path) -> None:
+    """Even where a new version of the bundle has come, which begins with other settings."""
+    bundle = Path(shutil.copytree(EXPORT, tmp_path / "bundle"))
     flags = ["--dataset_dir", hospital, "--output_dir", tmp_path / "out", "--site_id", "hospital_a"]
     small = [part for name, value in SMALL.items() for part in (f"--{name}", value)]
-    assert command(EXPORT, *flags, *small, "--recipient", recipient(keys)).returncode == 0
+    assert command(bundle, *flags, *small, "--recipient", recipient(keys)).returncode == 0
+    config = bundle / "configs" / "inference.json"
+    defaults = json.loads(config.read_text())
+    config.write_text(json.dumps({**defaults, "margin": 1, "noise": 0.5, "num_views": 2, "allow_lateral": True}))
     patient = str(pydicom.dcmread(next(hospital.iterdir())).PatientID)
     theirs = sum(str(pydicom.dcmread(path).PatientID) == patient for path in hospital.iterdir())
     arguments = ["--state_dir", str(tmp_path / "out.state"), "--output_dir", str(tmp_path / "out")]

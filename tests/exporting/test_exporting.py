@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,9 @@ def test_dropped_tokens_are_drawn_anew_for_each_view() -> None:
     np.testing.assert_array_equal(shuffled[1], tokens[1][orders[1]])
 
 
-@pytest.mark.parametrize("arguments", [{"noise": -0.1}, {"kept_share": 0.0}, {"kept_share": 1.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"noise": -0.1}, {"noise": math.nan}, {"noise": math.inf}, {"kept_share": 0.0}, {"kept_share": 1.5}]
+)
 def test_impossible_defences_are_refused(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"got {next(iter(arguments.values()))}"):
         Defences(**arguments)

@@ -18,7 +18,7 @@ from msdino_monai.vault.keygen import keygen
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "cxr_embedding_export"
 PLAIN_VIEWS = {"_target_": "Compose", "transforms": []}
-UNDEFENDED = {"embedding_dim": 384, "margin": 0, "augment": PLAIN_VIEWS}
+UNDEFENDED = {"embedding_dim": 384, "margin": 0, "noise": 0.0, "augment": PLAIN_VIEWS}
 
 
 @dataclass(frozen=True)

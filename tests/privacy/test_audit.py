@@ -71,7 +71,7 @@ def figures(audit: PrivacyAudit, metric: str, attack: str = "") -> list[float]:
 @pytest.fixture(scope="module")
 def bare(run: Callable[..., PrivacyAudit], radiographs: Path, cohort: Path) -> PrivacyAudit:
     """The shuffle and nothing else, on a real chest radiograph and three synthetic ones."""
-    return run({"embedding_dim": 384, "noise": 0.0}, radiographs, auxiliary_dir=cohort, max_images=4)
+    return run({"embedding_dim": 384, "margin": 0, "noise": 0.0}, radiographs, auxiliary_dir=cohort, max_images=4)
 
 
 def test_bare_shuffle_fails_because_the_pictures_come_back(bare: PrivacyAudit) -> None:

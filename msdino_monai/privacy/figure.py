@@ -55,7 +55,10 @@ def _shares(rows: Sequence[RowPage]) -> tuple[str, str] | None:
 
 def _attackers(rows: Sequence[RowPage]) -> tuple[str, str] | None:
     found = {
-        row["attack"].removeprefix("jigsaw by ").replace("edges, learnt pairs and places", "all of it"): row
+        row["attack"]
+        .removeprefix("jigsaw by ")
+        .replace(", learnt pairs and places", " and all learnt")
+        .replace(", Gaussian pairs and places", " and Gaussian"): row
         for row in rows
         if row["metric"] == "neighbours" and _views_of(row) == 1 and _is_known(row["figure"])
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from msdino_monai.privacy.inversion import PatchPrior, invert_with_prior, noise_
 from msdino_monai.privacy.knowledge import Knowledge
 from msdino_monai.privacy.overlap import bridge, register
 from msdino_monai.privacy.placement import place_by_prior
-from msdino_monai.privacy.puzzle_network import PuzzleNetwork
 from msdino_monai.privacy.solver import PairScores, solve
 
 Floats = npt.NDArray[np.float32]
@@ -38,6 +37,16 @@ class Assembly:
         return Assembly(self.cells[order], self.patches[order], PairScores(right, down))
 
 
+class PuzzleScorer(Protocol):
+    """Somebody who knows other radiographs: a `PuzzleNetwork`, a `GaussianPuzzle`."""
+
+    @property
+    def knowledge(self) -> Knowledge: ...
+
+    def scores(self, tokens: Floats) -> tuple[PairScores, Floats]:
+        """Pair scores, and log-odds (K, N) of places, for one set (K, D)."""
+
+
 @dataclass(frozen=True)
 class JigsawAttack:
     """Attacks the views (V, K, D) of one image; the order the export left the tokens in changes nothing.
@@ -48,8 +57,9 @@ class JigsawAttack:
         embedder: rebuilt from the manifest.
         noise, dtype: the options the manifest names.
         prior: of patches; without auxiliary images that of any picture.
-        network: trained on auxiliary images, or none.
-        with_places: let the network's idea of places help; it errs where the auxiliary images are of another kind.
+        scorer: fitted to auxiliary images, or none.
+        with_edges: let the edges of inverted patches speak, too.
+        with_places: let the scorer's idea of places help; it errs where the auxiliary images are of another kind.
         all_views: let the other views bridge the gaps of the first.
     """
 
@@ -57,14 +67,15 @@ class JigsawAttack:
     noise: float = 0.0
     dtype: str = "float16"
     prior: PatchPrior | None = None
-    network: PuzzleNetwork | None = None
+    scorer: PuzzleScorer | None = None
+    with_edges: bool = True
     with_places: bool = True
     all_views: bool = True
     seed: int = 0
 
     @property
     def knowledge(self) -> Knowledge:
-        auxiliary = self.network is not None or (self.prior is not None and self.prior.knowledge.auxiliary_images)
+        auxiliary = self.scorer is not None or (self.prior is not None and self.prior.knowledge.auxiliary_images)
         return Knowledge(auxiliary_images=auxiliary, all_views=self.all_views)
 
     def __call__(self, views: npt.NDArray[np.floating[Any]], bridges: Sequence[PairScores] | None = None) -> Assembly:
@@ -91,9 +102,11 @@ class JigsawAttack:
         prior = self.prior or PatchPrior.smooth(self.embedder.patch_size)
         places, plain = place_by_prior(views[0], self.embedder, prior, variance)
         pixels = invert_with_prior(plain, self.embedder, prior, variance)
-        evidence = [score_edges(pixels, self.embedder.margin, self._deviation(prior, variance))]
-        if self.network is not None:
-            learnt, places_learnt = self.network.scores(views[0])
+        evidence = []
+        if self.with_edges or self.scorer is None:
+            evidence.append(score_edges(pixels, self.embedder.margin, self._deviation(prior, variance)))
+        if self.scorer is not None:
+            learnt, places_learnt = self.scorer.scores(views[0])
             evidence.append(learnt)
             if self.with_places:
                 places = places_learnt if places is None else places + places_learnt

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from msdino_monai.privacy.assembly import patch_classes, score_assembly
+from msdino_monai.privacy.gaussian_puzzle import GaussianPuzzle
 from msdino_monai.privacy.inversion import (
     PatchPrior,
     cut_patches,
@@ -49,6 +50,7 @@ class Learnt:
 
     prior: PatchPrior
     network: PuzzleNetwork
+    gaussian: GaussianPuzzle
     inverter: SetInverter
     average: Floats  # the mean picture (H, W): what somebody guesses who has seen no token
 
@@ -73,6 +75,7 @@ def learn(sample: Sample, auxiliary: Floats, *, steps: int = 300, copies: int = 
     return Learnt(
         prior=PatchPrior.fit(simulated.images, size),
         network=train_puzzle_network(simulated, evidence.embedder.grid, steps=steps, seed=seed),
+        gaussian=GaussianPuzzle.fit(simulated.images, evidence.embedder, noise=evidence.noise, dtype=evidence.dtype),
         inverter=train_set_inverter(simulated, size, steps=steps, kept_share=kept, seed=seed),
         average=simulated.images.mean(0),
     )
@@ -195,10 +198,14 @@ def attack_puzzles(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
     attackers = {
         f"jigsaw by edges{dropped}": plain,
         f"jigsaw by edges and learnt pairs{dropped}": replace(
-            plain, prior=learnt.prior, network=learnt.network, with_places=False
+            plain, prior=learnt.prior, scorer=learnt.network, with_places=False
         ),
-        f"jigsaw by edges, learnt pairs and places{dropped}": replace(
-            plain, prior=learnt.prior, network=learnt.network
+        f"jigsaw by edges, learnt pairs and places{dropped}": replace(plain, prior=learnt.prior, scorer=learnt.network),
+        f"jigsaw by Gaussian pairs and places{dropped}": replace(
+            plain, prior=learnt.prior, scorer=learnt.gaussian, with_edges=False
+        ),
+        f"jigsaw by edges, Gaussian pairs and places{dropped}": replace(
+            plain, prior=learnt.prior, scorer=learnt.gaussian
         ),
     }
     for name, attack in attackers.items():
@@ -216,8 +223,8 @@ def attack_views(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> I
     bridges = [plain.bridges(task.views) for task in _bar(tasks, "views together")]
     attackers = {
         "edges": plain,
-        "edges and learnt pairs": replace(plain, network=learnt.network, with_places=False),
-        "edges, learnt pairs and places": replace(plain, network=learnt.network),
+        "edges and learnt pairs": replace(plain, scorer=learnt.network, with_places=False),
+        "edges, learnt pairs and places": replace(plain, scorer=learnt.network),
     }
     for views in range(2, count + 1):
         for how, attack in attackers.items():

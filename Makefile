@@ -67,7 +67,7 @@ figures: $(VENV)/.installed
 
 # An hour or so on two cores; goes on where it stopped.
 value: $(VENV)/.installed
-	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --output_file docs/benchmarks/pretraining_value.json
+	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --draws 1 --output_file docs/benchmarks/pretraining_value.json
 
 # Some hours on two cores; goes on where it stopped. docs/study-protocol.md says what it does.
 study: $(VENV)/.installed

@@ -92,7 +92,8 @@ def gain_block() -> str:
     rows = rows["rows"]
     better = sum(few_labels(row, "pretrained") > few_labels(row, "scratch") for row in rows)
     return prose(
-        f"Pretraining is worth little on this small cohort. Measured with the export's audited default ({defences()}).",
+        "Pretraining is worth little on this small cohort. Measured at "
+        f"{settings['img_size']} pixels with the export's default ({defences()}).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
         f"{found['few_labels_auc_from_scratch']:.3f} from scratch; better in {better} of {len(rows)} seeds.",
@@ -116,11 +117,10 @@ def pretraining_block() -> str:
             str(row["seed"]),
             *(f"{row['frozen'][start]['linear_auc']:.3f}" for start in ("pretrained", "untrained")),
             *(f"{row['frozen'][start]['knn_auc']:.3f}" for start in ("pretrained", "untrained")),
-            minutes(row["pretraining_seconds"]),
         ]
         for row in results("pretraining_value")["results"]["rows"]
     ]
-    header = ("seed", "linear probe", "untrained", "k-NN", "untrained", "pretraining")
+    header = ("seed", "linear probe", "untrained", "k-NN", "untrained")
     return _value_words("probes of the frozen body's features") + "\n" + table(header, rows)
 
 
@@ -158,7 +158,7 @@ def export_block() -> str:
         ["time over the DICOM decoder's alone: files on the disk", f"{over['cold']:.1f}"],
         ["the same, files in memory", f"{over['warm']:.1f}"],
     ]
-    return table(("SYNTHETIC PNGs and a real CR, 2 shared CPU cores", "figure"), rows)
+    return table(("SYNTHETIC PNGs and a real CR, 2 shared CPU cores; margin 2, 128 dimensions", "figure"), rows)
 
 
 def worst_size(found: Mapping[str, Any]) -> float:

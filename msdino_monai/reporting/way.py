@@ -27,7 +27,7 @@ class Way:
     hospitals: str = "three hospitals, their images"
     tokens: str = ""
     transfer: str = ""
-    coordinator: str = "sees no image and no label"
+    coordinator: str = "sees shuffled patches, no label"
     returned: str = ""
     tasks: str = "own images, few own labels"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow, verify_metadata
+from warm_start import WARM, warm_run
 
 from msdino_monai.errors import UserError
 
@@ -72,6 +73,8 @@ def as_flags(settings: Mapping[str, Any]) -> list[str]:
 
 
 def completed(command_line: Sequence[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+    if list(command_line[: len(WARM)]) == WARM:
+        return warm_run(command_line[len(WARM) :], **settings)
     return subprocess.run(command_line, capture_output=True, text=True, check=False, **settings)
 
 

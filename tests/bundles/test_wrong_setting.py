@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from bundle_runs import BUNDLES
+from bundle_runs import BUNDLES, completed
 
 IMAGES_NEEDED = pytest.mark.usefixtures("image")
 
@@ -25,15 +24,7 @@ def ended(bundle: str, configs: list[str], folder: Path, *flags: str, **environm
     files = [str(BUNDLES / bundle / "configs" / name) if "/" not in name else name for name in configs]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files) if files[1:] else files[0]]
     given = ["--bundle_root", str(BUNDLES / bundle), "--dataset_dir", str(folder / "images"), "--output_dir", "out"]
-    done = subprocess.run(
-        [*command, *given, *flags],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = completed([*command, *given, *flags], cwd=folder, env={**os.environ, **environment})
     assert done.returncode == 1
     before, _, said = done.stderr.partition("error: ")
     assert "Traceback" not in before

@@ -18,7 +18,7 @@ from pathlib import Path
 
 WARM = [sys.executable, "-m", "monai.bundle"]
 _SERVER = """
-import json, os, runpy, sys
+import json, os, runpy, signal, sys
 import monai.bundle
 
 for line in sys.stdin:
@@ -30,6 +30,7 @@ for line in sys.stdin:
 else:
     sys.exit()
 
+signal.alarm(300)  # a command that hangs is ended
 os.chdir(asked["cwd"])
 os.environ.clear()
 os.environ.update(asked["environment"])

@@ -65,7 +65,7 @@ class Stage:
     title: str
     seconds: float
     commands: Callable[[], Iterator[Command]]
-    leaves: Path
+    leaves: tuple[Path, ...]
     is_verdict: bool = False
 
 
@@ -79,46 +79,48 @@ class Way:
         folder, each = self.folder, [(name, name.replace("_", " ").title()) for name in HOSPITALS]
         tuned = zip(each, (250, 55, 55), strict=True)  # the first also learns from scratch
         return [
-            Stage("Three synthetic hospitals, and the keys of all sides", 55, self.prepare, folder / "cohort"),
+            Stage(
+                "Three synthetic hospitals, and the keys of all sides",
+                55,
+                self.prepare,
+                (folder / "cohort" / "cohort.json", folder / "volumes", self.key_file(HOSPITALS[-1])),
+            ),
             Stage(
                 "Hospital A's privacy officer sees what an attacker would get",
                 18,
                 self.audit,
-                folder / "audit" / "audit.json",
+                (folder / "audit" / "audit.json",),
                 is_verdict=True,
             ),
             *(
-                Stage(f"{title} exports, once", 11, partial(self.export, name), folder / "exports" / name)
+                Stage(
+                    f"{title} exports, once",
+                    11,
+                    partial(self.export, name),
+                    (folder / "exports" / name / "manifest.json", folder / "receipts" / f"{name}.json"),
+                )
                 for name, title in each
             ),
             Stage(
-                "The coordinator pretrains one body on three exports",
-                113,
-                self.pretrain,
-                folder / "pretraining" / "models" / "model.pt",
+                "The coordinator pretrains one body on three exports", 113, self.pretrain, (self.model("pretraining"),)
             ),
             *(
-                Stage(
-                    f"{title} learns from few labels",
-                    seconds,
-                    partial(self.finetune, name),
-                    folder / "segmentation" / name / "models" / "model.pt",
-                )
+                Stage(f"{title} learns from few labels", seconds, partial(self.finetune, name), self.models(name))
                 for (name, title), seconds in tuned
             ),
             Stage(
                 "Hospital A tries its models",
                 50,
                 self.use,
-                folder / "segmentation" / HOSPITALS[0] / "predictions",
+                tuple(folder / run / HOSPITALS[0] / "test" / "metrics.json" for run in self.trained(HOSPITALS[0])),
             ),
             Stage(
                 "Three hospitals federate a SAM for kidneys and tumours",
                 258,
                 self.federate,
-                folder / "federation" / "global" / "model.pt",
+                (folder / "federation" / "global" / "model.pt", folder / "federation" / "federated.json"),
             ),
-            Stage("Bundles with their weights, and the report", 6, self.report, folder / "report.html"),
+            Stage("Bundles with their weights, and the report", 6, self.report, (folder / "report.html",)),
         ]
 
     def prepare(self) -> Iterator[Command]:
@@ -129,22 +131,25 @@ class Way:
         if not (self.keys / "coordinator_identity.txt").exists():
             yield ours("keygen", output_dir=self.keys, kind="coordinator")
         for name in HOSPITALS:
-            if not (self.keys / f"{name}_signing_key.txt").exists():
+            if not self.key_file(name).exists():
                 yield ours("keygen", output_dir=self.keys, kind="site", name=name)
 
     def export(self, name: str) -> Iterator[Command]:
         images, export = self.images(name), self.folder / "exports" / name
         receipt = self.folder / "receipts" / f"{name}.json"
         yield ours("survey", dataset_dir=images, output_dir=self.folder / "survey" / name)
+        # What a model is tested on later is not pretrained on.
         yield bundle(
             "cxr_embedding_export",
             ["inference"],
-            dataset_dir=images,
+            dataset_dir=images.parent,
+            datalist=images.parent / "datalist.json",
+            sections="training",
             output_dir=export,
             state_dir=self.folder / "state" / name,
             site_id=name,
             recipient=self.key("coordinator_recipient.txt"),
-            signing_key=self.keys / f"{name}_signing_key.txt",
+            signing_key=self.key_file(name),
             img_size=self.size.img_size,
         )
         self.trust()
@@ -183,29 +188,43 @@ class Way:
         returned = {"backbone": self.folder / "pretraining" / "models", "coordinator_key": self.public_key}
         scratch = {"hidden_size": 128, "mlp_dim": 512, "num_layers": 4, "num_heads": 4}
         tasks = {"classification": {}, "segmentation": {"label_key": "lungs"}}
-        for task, settings in tasks.items():
-            given_here = {**given, **settings}
-            output_dir = self.folder / task / name
-            yield bundle(f"cxr_{task}", ["train"], output_dir=output_dir, **given_here, **returned)
-            if name == HOSPITALS[0]:
-                output_dir = self.folder / f"{task}_from_scratch" / name
-                yield bundle(f"cxr_{task}", ["train"], output_dir=output_dir, **given_here, **scratch)
+        for run in self.trained(name):
+            task = run.removesuffix("_from_scratch")
+            start = returned if run == task else scratch
+            output_dir = self.folder / run / name
+            yield bundle(f"cxr_{task}", ["train"], output_dir=output_dir, **given, **tasks[task], **start)
+
+    def trained(self, name: str) -> list[str]:
+        """Folders of what a hospital trains; the first also learns from scratch."""
+        tasks = ["classification", "segmentation"]
+        return [*tasks, *(f"{task}_from_scratch" for task in tasks)] if name == HOSPITALS[0] else tasks
+
+    def models(self, name: str) -> tuple[Path, ...]:
+        return tuple(self.model(f"{run}/{name}") for run in self.trained(name))
+
+    def model(self, run: str) -> Path:
+        return self.folder / run / "models" / "model.pt"
 
     def use(self) -> Iterator[Command]:
         name = HOSPITALS[0]
-        for task in ("classification", "segmentation"):
-            labelled, images = self.images(name).parent, self.images(name)
-            for start in (task, f"{task}_from_scratch"):
-                output_dir = self.folder / start / name
-                given = {"model": output_dir / "models" / "model.pt", "num_workers": 0}
-                test = {"dataset_dir": labelled, "output_dir": output_dir / "test"}
-                yield bundle(f"cxr_{task}", ["train", "evaluate"], **test, **given)
-            output_dir = self.folder / task / name
-            given = {"model": output_dir / "models" / "model.pt", "num_workers": 0}
-            if task == "classification":
-                given["explain"] = True
+        for run in self.trained(name):
             yield bundle(
-                f"cxr_{task}", ["inference"], dataset_dir=images, output_dir=output_dir / "predictions", **given
+                f"cxr_{run.removesuffix('_from_scratch')}",
+                ["train", "evaluate"],
+                dataset_dir=self.images(name).parent,
+                output_dir=self.folder / run / name / "test",
+                model=self.model(f"{run}/{name}"),
+                num_workers=0,
+            )
+        for task, settings in {"classification": {"explain": True}, "segmentation": {}}.items():
+            yield bundle(
+                f"cxr_{task}",
+                ["inference"],
+                dataset_dir=self.images(name),
+                output_dir=self.folder / task / name / "predictions",
+                model=self.model(f"{task}/{name}"),
+                num_workers=0,
+                **settings,
             )
 
     def federate(self) -> Iterator[Command]:
@@ -287,6 +306,9 @@ class Way:
 
     def images(self, name: str) -> Path:
         return self.folder / "cohort" / name.replace("hospital", "site") / "images"
+
+    def key_file(self, name: str) -> Path:
+        return self.keys / f"{name}_signing_key.txt"
 
     def key(self, name: str) -> str:
         return (self.keys / name).read_text(encoding="utf-8").strip()
@@ -386,6 +408,31 @@ def remember(line: str, path: Path) -> None:
             file.write(line + "\n")
 
 
+def walk_stage(stage: Stage, folder: Path) -> None:
+    """Run its commands; the first that fails ends the demo, with what to type."""
+    if stage.is_verdict:
+        for path in stage.leaves:
+            path.unlink(missing_ok=True)  # an earlier one would hide a failure
+    try:
+        for command in stage.commands():
+            print(f"\n$ {shown(command)}", flush=True)
+            remember(shown(command), folder / "commands.txt")
+            status = run(command, folder)
+            if status == 1 and stage.is_verdict and all(path.exists() for path in stage.leaves):
+                print("\nA hospital would stop here. The demo goes on: its images are synthetic.")
+            elif status not in (0, QUARANTINED):
+                sys.exit(
+                    f"\nThis step failed (status {status}). Repeat it with\n\n"
+                    f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
+                    "or run the demo again: what is finished is kept."
+                )
+    except (OSError, KeyError, ValueError) as error:  # between two commands: a file that is not as they leave it
+        raise SystemExit(
+            f"\n{stage.title}: failed ({type(error).__name__}: {error}). Run the demo again; if it fails again, in "
+            "another --output_dir (make: DEMO=...)."
+        ) from error
+
+
 def walk(way: Way) -> None:
     """Every stage that is not finished yet, with what it runs, how long it took and how long the rest may take."""
     way.folder.mkdir(parents=True, exist_ok=True)
@@ -396,11 +443,13 @@ def walk(way: Way) -> None:
             f"{way.folder} holds a demo of another size; give another --output_dir (make: DEMO=...), or remove it."
         )
     finished: dict[str, float] = page["stages"]
+    spent: dict[str, float] = page.setdefault("unfinished", {})  # by earlier attempts
     stages = way.stages()
     started, expected, taken = time.monotonic(), 0.0, 0.0
     for number, stage in enumerate(stages, start=1):
-        if stage.title in finished and not stage.leaves.exists():
-            print(f"[{number}/{len(stages)}] {stage.title}: finished before, but {stage.leaves} is gone; made again")
+        gone = [path for path in stage.leaves if not path.exists()]
+        if stage.title in finished and gone:
+            print(f"[{number}/{len(stages)}] {stage.title}: finished before, but {gone[0]} is gone; made again")
             del finished[stage.title]
         if stage.title in finished:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
@@ -410,23 +459,14 @@ def walk(way: Way) -> None:
         elapsed = time.monotonic() - started
         print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
         begun = time.monotonic()
-        if stage.is_verdict:
-            stage.leaves.unlink(missing_ok=True)  # an earlier one would hide a failure
-        for command in stage.commands():
-            print(f"\n$ {shown(command)}", flush=True)
-            remember(shown(command), way.folder / "commands.txt")
-            status = run(command, way.folder)
-            if status == 1 and stage.is_verdict and stage.leaves.exists():
-                print("\nA hospital would stop here. The demo goes on: its images are synthetic.")
-            elif status not in (0, QUARANTINED):
-                sys.exit(
-                    f"\nThis step failed (status {status}). Repeat it with\n\n"
-                    f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
-                    "or run the demo again: what is finished is kept."
-                )
-        finished[stage.title] = time.monotonic() - begun
-        write_whole(done_file, page)
-        expected, taken = expected + stage.seconds, taken + finished[stage.title]
+        try:
+            walk_stage(stage, way.folder)
+        finally:
+            now = time.monotonic() - begun
+            spent[stage.title] = spent.get(stage.title, 0.0) + now
+            write_whole(done_file, page)
+        finished[stage.title] = spent.pop(stage.title)
+        expected, taken = expected + stage.seconds, taken + now
         page |= {"date": time.strftime("%Y-%m-%d"), "machine": page.get("machine") or machine(way.folder)}
         write_whole(done_file, page)
     print(f"\nDone in {clock(time.monotonic() - started)}. The report: {way.folder / 'report.html'}")

@@ -2,11 +2,11 @@
 
     python benchmarks/privacy_frontier.py --work_dir W --output_file docs/benchmarks/privacy_frontier.json
 
-For every setting a sample of a SYNTHETIC cohort and one real chest radiograph (of `pydicom-data`) are exported at 224
-pixels and attacked by the privacy audit's engine. The attacker learns from other patients of the same cohort. Then the
-cohort's training images are exported with the same defences at --img_size, the demonstration setting pretrains on them,
-and probes of its frozen features are judged on test images. Run again to continue: what is finished in W is kept,
-whatever changed since; begin with an empty W after a change of the code or of an argument.
+For every setting a sample of a SYNTHETIC cohort and one real chest radiograph (of `pydicom-data`) are exported, at 224
+and at 128 pixels, and attacked by the privacy audit's engine. The attacker learns from other patients of the same
+cohort. Then the cohort's training images are exported with the same defences at --img_size, the demonstration setting
+pretrains on them, and probes of its frozen features are judged on test images. Run again to continue: what is finished
+in W is kept, whatever changed since; begin with an empty W after a change of the code or of an argument.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pretraining_value
@@ -37,9 +38,13 @@ from msdino_monai.privacy.row import Row, interval_of
 from msdino_monai.privacy.sample import write_sample
 from msdino_monai.privacy.verdict import JOINED_VIEWS
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 NONE = {"embedding_dim": 384, "margin": 0, "noise": 0.0, "num_views": 1}
 FIRST_DEFAULT = {**NONE, "embedding_dim": 128, "margin": 2}
-DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
+SECOND_DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
+DEFAULT = {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.2}
 # The ones a choice is made among come first; a run that is cut short has them.
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": NONE,
@@ -51,16 +56,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 3, D 128": {**NONE, "embedding_dim": 128, "margin": 3},
     "margin 3, D 128, 4 views": {**NONE, "embedding_dim": 128, "margin": 3, "num_views": 4},
     "margin 3, D 64": {**NONE, "embedding_dim": 64, "margin": 3},
-    "margin 4, D 64": DEFAULT,
-    "margin 4, D 64, 2 views": {**DEFAULT, "num_views": 2},
-    "margin 4, D 64, 4 views": {**DEFAULT, "num_views": 4},
+    "margin 3, D 64, noise 0.1": {**DEFAULT, "noise": 0.1},
+    "margin 3, D 64, noise 0.2": DEFAULT,
+    "margin 3, D 64, noise 0.3": {**DEFAULT, "noise": 0.3},
+    "margin 3, D 64, noise 0.2, 2 views": {**DEFAULT, "num_views": 2},
+    "margin 4, D 64": SECOND_DEFAULT,
+    "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
+    "margin 4, D 64, 4 views": {**SECOND_DEFAULT, "num_views": 4},
     "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},
     "margin 5, D 36, 4 views": {**NONE, "embedding_dim": 36, "margin": 5, "num_views": 4},
     "margin 4, D 32": {**NONE, "embedding_dim": 32, "margin": 4},
     "margin 4, D 32, 4 views": {**NONE, "embedding_dim": 32, "margin": 4, "num_views": 4},
-    "margin 4, D 64, codes 0.5": {**DEFAULT, "position_scale": 0.5},
-    "margin 3, D 64, noise 0.1": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.1},
-    "margin 3, D 64, noise 0.3": {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.3},
+    "margin 4, D 64, codes 0.5": {**SECOND_DEFAULT, "position_scale": 0.5},
     "margin 1": {**NONE, "margin": 1},
     "margin 2": {**NONE, "margin": 2},
     "margin 3": {**NONE, "margin": 3},
@@ -94,18 +101,23 @@ def joinable(settings: Mapping[str, Any], img_size: int) -> float:
     return estimate(config.get_parsed_content("augment"), int(settings["num_views"]), img_size, patch_size, width)
 
 
-def prepare(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    """The hospital whose images are pretrained on, and a folder of images to attack, the real radiograph in it."""
-    labelled, attacked = arguments.work_dir / "labelled", arguments.work_dir / "cohort"
+def prepare(arguments: argparse.Namespace) -> Path:
+    """The hospital whose images are pretrained on."""
+    labelled: Path = arguments.work_dir / "labelled"
     write_cohort(str(labelled), 1, arguments.patients, arguments.seed, arguments.image_size)
-    write_cohort(str(attacked), 1, arguments.attacked_patients, arguments.seed, arguments.attack_size)
-    images = arguments.work_dir / "attacked"
+    return labelled / "site_a"
+
+
+def to_attack(size: int, arguments: argparse.Namespace) -> Path:
+    """A folder of images of that size, the real radiograph in it."""
+    attacked, images = arguments.work_dir / f"cohort_{size}", arguments.work_dir / f"attacked_{size}"
+    write_cohort(str(attacked), 1, arguments.attacked_patients, arguments.seed, size)
     images.mkdir(exist_ok=True)
     for path in sorted((attacked / "site_a" / "images").iterdir()):
         link(images / path.name, path)
     if not arguments.skip_real:
         link(images / REAL, Path(str(pydicom.data.get_testdata_file(REAL, download=False))))
-    return labelled / "site_a", images
+    return images
 
 
 def link(where: Path, target: Path) -> None:
@@ -129,12 +141,12 @@ def sample_of(bundle: ExportBundle, images: Path, folder: Path, seed: int, argum
     return replace(pool, exported=(Radiograph(REAL, "", picture), *pool.exported))
 
 
-def attacks(images: Path, settings: Mapping[str, Any], seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def attacks(
+    images: Path, size: int, settings: Mapping[str, Any], seed: int, arguments: argparse.Namespace
+) -> dict[str, Any]:
     """Figures of the strongest attackers: on the cohort with intervals, and on the real radiograph."""
     started = time.perf_counter()
-    bundle = ExportBundle(
-        pretraining_value.BUNDLES / "cxr_embedding_export", {"img_size": arguments.attack_size, **settings}
-    )
+    bundle = ExportBundle(pretraining_value.BUNDLES / "cxr_embedding_export", {"img_size": size, **settings})
     with tempfile.TemporaryDirectory(dir=arguments.work_dir) as name:
         folder = Path(name)
         pool = sample_of(bundle, images, folder, seed, arguments)
@@ -221,20 +233,22 @@ def slug_of(name: str, seed: int) -> str:
     return f"{name.replace(', ', '_').replace(' ', '-')}_{seed}"
 
 
-def measure(arguments: argparse.Namespace, cohort: Path, images: Path) -> list[dict[str, Any]]:
+def measure(arguments: argparse.Namespace, cohort: Path) -> list[dict[str, Any]]:
     """All rows: first every attack, then every body."""
+    images = {size: to_attack(size, arguments) for size in arguments.attack_sizes}
 
-    def attacked(names: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = [
-            {"setting": name, "settings": SETTINGS[name], "seed": seed} for seed in seeds for name in names
-        ]
-        for row in rows:
-            given = row["settings"], row["seed"], arguments
-            row["attacks"] = kept("attacks", row["setting"], *given[1:], partial(attacks, images, *given))
-        return rows
+    def attacked(names: Sequence[str], seeds: Sequence[int]) -> Iterator[dict[str, Any]]:
+        for seed, name in product(seeds, names):
+            found = {
+                size: kept(
+                    f"attacks_{size}", name, seed, arguments,
+                    partial(attacks, images[size], size, SETTINGS[name], seed, arguments),
+                )
+                for size in arguments.attack_sizes
+            }  # fmt: skip
+            yield {"setting": name, "settings": SETTINGS[name], "seed": seed, "attacks": found}
 
-    rows = attacked(arguments.settings, arguments.seeds)
-    rows += attacked(arguments.repeated, arguments.more_seeds)
+    rows = [*attacked(arguments.settings, arguments.seeds), *attacked(arguments.repeated, arguments.more_seeds)]
     for row in rows:
         row["utility"] = None
         if row["setting"] in arguments.attacked_only:
@@ -250,24 +264,24 @@ def worst(rows: Sequence[Mapping[str, Any]], img_size: int) -> float:
 
     Several views are estimated as the audit does it: every view's own jigsaw, and whatever they could join.
     """
-    found = [row["attacks"]["neighbours"] for row in rows]
+    found = [row["attacks"][img_size]["neighbours"] for row in rows]
     attacked = max(max(float(each["figure"]), each.get("real") or 0.0) for each in found)
     settings = rows[0]["settings"]
     return min(1.0, int(settings["num_views"]) * attacked + joinable(settings, img_size))
 
 
-def summary(rows: Sequence[Mapping[str, Any]], img_size: int) -> list[dict[str, Any]]:
+def summary(rows: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> list[dict[str, Any]]:
     """One entry a setting: means over seeds, and whether no other setting is better in both ways."""
     table = []
     for name in dict.fromkeys(row["setting"] for row in rows):
         mine = [row for row in rows if row["setting"] == name]
-        entry: dict[str, Any] = {"setting": name, "seeds": len(mine), "worst": worst(mine, img_size)}
-        for figure in ("neighbours", "places", "ssim_assembled", "ssim_inverter", "same_image", "same_image_auc"):
-            entry[figure] = mean(row["attacks"][figure]["figure"] for row in mine)
-            entry[f"{figure}_chance"] = mean(row["attacks"][figure]["chance"] for row in mine)
-            entry[f"{figure}_real"] = mean(row["attacks"][figure].get("real") for row in mine)
-        intervals = [row["attacks"]["neighbours"]["interval"] for row in mine]
-        entry["neighbours_interval"] = [mean(pair and pair[side] for pair in intervals) for side in (0, 1)]
+        by_size = {size: attacked_at(size, mine) for size in sizes}
+        entry: dict[str, Any] = {
+            "setting": name,
+            "seeds": len(mine),
+            "worst": max(each["worst"] for each in by_size.values()),
+            "attacks": by_size,
+        }
         for score in ("linear_auc", "knn_auc"):
             found = [row["utility"]["pretrained"][score] for row in mine if row["utility"]]
             entry[score] = mean(iter(found))
@@ -285,42 +299,47 @@ def summary(rows: Sequence[Mapping[str, Any]], img_size: int) -> list[dict[str, 
     return table
 
 
+def attacked_at(size: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The attacks on one setting at one size: means over seeds, and the worst run's neighbours."""
+    found = [row["attacks"][size] for row in rows]
+    entry: dict[str, Any] = {"worst": worst(rows, size)}
+    for figure in ("neighbours", "places", "ssim_assembled", "ssim_inverter", "same_image", "same_image_auc"):
+        entry[figure] = mean(each[figure]["figure"] for each in found)
+        entry[f"{figure}_chance"] = mean(each[figure]["chance"] for each in found)
+        entry[f"{figure}_real"] = mean(each[figure].get("real") for each in found)
+    intervals = [each["neighbours"]["interval"] for each in found]
+    entry["neighbours_interval"] = [mean(pair and pair[side] for pair in intervals) for side in (0, 1)]
+    return entry
+
+
 def mean(values: Iterator[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
-def show(table: Sequence[Mapping[str, Any]]) -> None:
+def show(table: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> None:
+    figures = {
+        "cohort": "neighbours", "real": "neighbours_real", "places": "places", "SSIM": "ssim_assembled",
+        "linked": "same_image",
+    }  # fmt: skip
+    header = ["setting", "seeds", "worst", *(f"{name} {size}" for size in sizes for name in figures), "linear", "k-NN"]
     lines = [
         [
             f"{'*' if entry['on_frontier'] else ' '} {entry['setting']}",
             entry["seeds"],
             *(
-                "-" if entry[name] is None else entry[name]
-                for name in (
-                    *("neighbours", "neighbours_real", "worst", "places", "ssim_assembled", "ssim_assembled_real"),
-                    *("ssim_inverter", "same_image", "linear_auc", "knn_auc"),
+                "-" if value is None else value
+                for value in (
+                    entry["worst"],
+                    *(entry["attacks"][size][figure] for size in sizes for figure in figures.values()),
+                    entry["linear_auc"],
+                    entry["knn_auc"],
                 )
             ),
         ]
         for entry in table
     ]
-    header = (
-        "setting",
-        "seeds",
-        "neighbours",
-        "real",
-        "worst",
-        "places",
-        "SSIM",
-        "real",
-        "inverter",
-        "linked",
-        "linear",
-        "k-NN",
-    )
-    title = "Attacks and worth, SYNTHETIC but for 'real'; * no setting is better in both"
-    report(title, header, lines)
+    report("Attacks and worth, SYNTHETIC but for 'real'; * no setting is better in both", header, lines)
     chosen = [entry for entry in table if entry["worst"] < BAR and entry["linear_auc"] is not None]
     if chosen:
         best = max(chosen, key=lambda entry: float(entry["linear_auc"]))
@@ -329,45 +348,41 @@ def show(table: Sequence[Mapping[str, Any]]) -> None:
         print(f"No setting keeps the neighbours below {BAR}.")
 
 
-def draw(table: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Neighbours against linear AUC, the frontier joined, chance and the bar marked."""
+def draw(table: Sequence[Mapping[str, Any]], path: Path, sizes: Sequence[int]) -> None:
+    """Neighbours against linear AUC, a panel for each size, the bar and chance marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.add_subplot()
-    for entry in (each for each in table if each["linear_auc"] is not None):
-        low, high = (
-            (0.0, 0.0)
-            if entry["neighbours_interval"][0] is None
-            else np.abs(np.array(entry["neighbours_interval"]) - entry["neighbours"])
-        )
-        colour = "C3" if entry["on_frontier"] else "C0"
-        axes.errorbar(entry["neighbours"], entry["linear_auc"], xerr=[[low], [high]], fmt="o", color=colour, alpha=0.8)
-        if entry["neighbours_real"] is not None:
-            axes.plot(entry["neighbours_real"], entry["linear_auc"], "x", color=colour)
-        if entry["worst"] > max(
-            entry["neighbours"], entry["neighbours_real"] or 0.0
-        ):  # overlaps of views could do more
-            axes.plot([entry["neighbours"], entry["worst"]], [entry["linear_auc"]] * 2, ":", color=colour, linewidth=1)
-        axes.annotate(
-            entry["setting"], (entry["neighbours"], entry["linear_auc"]), (4, 4), textcoords="offset points", fontsize=7
-        )
-    frontier = sorted((e["worst"], e["linear_auc"]) for e in table if e["on_frontier"])
-    axes.plot(*zip(*frontier, strict=True), color="C3", linewidth=1, label="frontier (the worst of these)")
-    chance = float(np.mean([entry["neighbours_chance"] for entry in table]))
+    figure = Figure(figsize=(10, 6 * len(sizes)), layout="constrained")
     untrained = mean(entry["linear_auc_untrained"] for entry in table) or 0.0
-    axes.axvline(chance, color="grey", linestyle=":", label="neighbours by chance")
-    axes.axvline(BAR, color="black", linestyle="--", label=f"bar, {BAR}")
-    axes.axhline(untrained, color="grey", linestyle="-.", label="body before training")
+    for axes, size in zip(np.atleast_1d(figure.subplots(len(sizes), sharey=True)), sizes, strict=True):
+        draw_size(axes, [entry for entry in table if entry["linear_auc"] is not None], size)
+        axes.axvline(BAR, color="black", linestyle="--", label=f"bar, {BAR}")
+        axes.axhline(untrained, color="grey", linestyle="-.", label="body before training")
+        axes.set_ylabel("linear probe, AUC on test images")
+        axes.set_title(f"Attacked at {size} pixels; SYNTHETIC cohort, one real radiograph", fontsize=10)
+        axes.legend(fontsize=8)
     axes.set_xlabel(
         "neighbours put together by the strongest attacker (o cohort, x real radiograph; dotted: what views could join)"
     )
-    axes.set_ylabel("linear probe, AUC on test images")
-    axes.set_title("Privacy and utility of exports; SYNTHETIC cohort, one real radiograph", fontsize=10)
-    axes.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
+
+
+def draw_size(axes: Axes, table: Sequence[Mapping[str, Any]], size: int) -> None:
+    for entry in table:
+        attacked, auc = entry["attacks"][size], entry["linear_auc"]
+        found, real = attacked["neighbours"], attacked["neighbours_real"]
+        low, high = (abs((each or found) - found) for each in attacked["neighbours_interval"])
+        colour = "C3" if entry["on_frontier"] else "C0"
+        axes.errorbar(found, auc, xerr=[[low], [high]], fmt="o", color=colour, alpha=0.8)
+        if real is not None:
+            axes.plot(real, auc, "x", color=colour)
+        if attacked["worst"] > max(found, real or 0.0):  # overlaps of views could do more
+            axes.plot([found, attacked["worst"]], [auc] * 2, ":", color=colour, linewidth=1)
+        axes.annotate(entry["setting"], (found, auc), (4, 4), textcoords="offset points", fontsize=7)
+    chance = float(np.mean([entry["attacks"][size]["neighbours_chance"] for entry in table]))
+    axes.axvline(chance, color="grey", linestyle=":", label="neighbours by chance")
 
 
 def main() -> None:
@@ -383,7 +398,7 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=400, help="patients whose images are pretrained on and probed")
     parser.add_argument("--image_size", type=int, default=160, help="longer side of their stored radiographs")
     parser.add_argument("--attacked_patients", type=int, default=160, help="patients whose images are attacked")
-    parser.add_argument("--attack_size", type=int, default=224, help="side of what is attacked")
+    parser.add_argument("--attack_sizes", type=int, nargs="+", default=[224, 128], help="sides of what is attacked")
     parser.add_argument("--img_size", type=int, default=128, help="side of what the pretraining sees")
     parser.add_argument("--images", type=int, default=6, help="images of the cohort that are reconstructed")
     parser.add_argument("--linked", type=int, default=24, help="images that are exported and linked")
@@ -394,13 +409,15 @@ def main() -> None:
     arguments = parser.parse_args()
     started_on = machine()
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    cohort, images = prepare(arguments)
-    rows = measure(arguments, cohort, images)
-    table = summary(rows, arguments.attack_size)
-    show(table)
-    draw(table, (arguments.output_file or arguments.work_dir / "frontier.json").with_suffix(".png"))
-    slim = [{**row, "attacks": {k: v for k, v in row["attacks"].items() if k != "rows"}} for row in rows]
-    save(arguments, started_on, {"table": table, "rows": slim})
+    rows = measure(arguments, prepare(arguments))
+    table = summary(rows, arguments.attack_sizes)
+    show(table, arguments.attack_sizes)
+    picture = (arguments.output_file or arguments.work_dir / "frontier.json").with_suffix(".png")
+    draw(table, picture, arguments.attack_sizes)
+    for row in rows:
+        for found in row["attacks"].values():
+            del found["rows"]  # of every attacker: too long a file
+    save(arguments, started_on, {"table": table, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -225,6 +225,7 @@ def federation_block() -> str:
 
 def frontier_block() -> str:
     """Attacks and worth of every setting, the safest last."""
+    page = results("privacy_frontier")
 
     def ranged(entry: Mapping[str, Any], name: str, bounds: str, digits: int) -> str:
         low, high = entry[bounds]
@@ -238,17 +239,25 @@ def frontier_block() -> str:
         [
             entry["setting"],
             str(entry["seeds"]),
-            ranged(entry, "neighbours", "neighbours_interval", 2),
-            *(f"{entry[name]:.2f}" for name in ("neighbours_real", "worst", "places", "ssim_assembled")),
-            f"{entry['same_image_auc']:.2f}",
+            f"{entry['worst']:.2f}",
+            *(
+                cell
+                for found in entry["attacks"].values()
+                for cell in (
+                    ranged(found, "neighbours", "neighbours_interval", 2),
+                    *(f"{found[name]:.2f}" for name in ("neighbours_real", "places", "ssim_assembled")),
+                )
+            ),
             *(ranged(entry, probe, f"{probe}_range", 3) for probe in ("linear_auc", "knn_auc")),
         ]
-        for entry in sorted(
-            results("privacy_frontier")["results"]["table"], key=lambda each: float(each["worst"]), reverse=True
-        )
+        for entry in sorted(page["results"]["table"], key=lambda each: float(each["worst"]), reverse=True)
     ]
-    header = ("setting", "runs", "neighbours", "real radiograph", "worst case", "places", "SSIM put together")
-    return table((*header, "same image, AUC", "linear probe", "k-NN"), rows)
+    attacked = [
+        f"{name}, {size} px"
+        for size in page["settings"]["attack_sizes"]
+        for name in ("neighbours", "real radiograph", "places", "SSIM")
+    ]
+    return table(("setting", "runs", "worst case", *attacked, "linear probe", "k-NN"), rows)
 
 
 def bounds_block() -> str:

@@ -44,7 +44,7 @@ def way_of(demo: ModuleType, folder: Path, *commands: list[str], **stage: Any) -
             def each() -> Iterator[list[str]]:
                 yield from commands
 
-            return [demo.Stage("Short", 1, each, **{"leaves": folder, **stage})]
+            return [demo.Stage("Short", 1, each, **{"leaves": (folder,), **stage})]
 
     return Short(folder, demo.SIZES["small"])
 
@@ -65,7 +65,7 @@ def test_stage_whose_work_is_gone_is_made_again(
     demo: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = tmp_path / "made"
-    way = way_of(demo, tmp_path, python(f"open({str(made)!r}, 'w').close()"), leaves=made)
+    way = way_of(demo, tmp_path, python(f"open({str(made)!r}, 'w').close()"), leaves=(tmp_path, made))
     demo.walk(way)
     made.unlink()
     demo.walk(way)
@@ -90,17 +90,42 @@ def test_failing_step_says_what_to_repeat(demo: ModuleType, tmp_path: Path) -> N
         demo.walk(way_of(demo, tmp_path, failing))
     line = next(line for line in str(stopped.value).splitlines() if line.startswith("  python"))
     assert shlex.split(line) == ["python", *failing[1:]]
-    assert not (tmp_path / "finished.json").exists()
+    assert json.loads((tmp_path / "finished.json").read_text())["stages"] == {}
+
+
+def test_time_of_failed_attempts_counts(demo: ModuleType, tmp_path: Path) -> None:
+    slow = "import pathlib, time; time.sleep(0.2); done = pathlib.Path({0!r}); failed = not done.exists()"
+    slow += "; done.touch(); raise SystemExit(failed)"
+    way = way_of(demo, tmp_path, python(slow.format(str(tmp_path / "tried"))))
+    with pytest.raises(SystemExit):
+        demo.walk(way)
+    demo.walk(way)
+    page = json.loads((tmp_path / "finished.json").read_text())
+    assert page["stages"]["Short"] >= 0.4
+    assert page["unfinished"] == {}
+
+
+def test_error_between_two_commands_is_one_line(demo: ModuleType, tmp_path: Path) -> None:
+    class Broken(demo.Way):
+        def stages(self) -> list[Any]:
+            return [demo.Stage("Broken", 1, self.read_what_is_not_there, (tmp_path,))]
+
+        def read_what_is_not_there(self) -> Iterator[list[str]]:
+            yield python("print('a command')")
+            self.read("missing.json")
+
+    with pytest.raises(SystemExit, match=r"Broken: failed .*missing\.json.*Run the demo again"):
+        demo.walk(Broken(tmp_path, demo.SIZES["small"]))
 
 
 def test_quarantine_and_verdicts_do_not_stop_the_demo(demo: ModuleType, tmp_path: Path) -> None:
     demo.walk(way_of(demo, tmp_path / "a", python("raise SystemExit(3)")))
     verdict = tmp_path / "audit.json"
     judge = python(f"open({str(verdict)!r}, 'w').close(); raise SystemExit(1)")
-    demo.walk(way_of(demo, tmp_path / "b", judge, leaves=verdict, is_verdict=True))
+    demo.walk(way_of(demo, tmp_path / "b", judge, leaves=(verdict,), is_verdict=True))
     with pytest.raises(SystemExit, match="Repeat"):
         demo.walk(
-            way_of(demo, tmp_path / "c", python("raise SystemExit(1)"), leaves=tmp_path / "none", is_verdict=True)
+            way_of(demo, tmp_path / "c", python("raise SystemExit(1)"), leaves=(tmp_path / "none",), is_verdict=True)
         )
 
 
@@ -190,8 +215,8 @@ spec.loader.exec_module(demo)
 def commands():
     yield [sys.executable, "-c", {child!r}, str(folder)]
 demo.Way.stages = lambda self: [
-    demo.Stage("First", 1, lambda: iter([[sys.executable, "-c", "print('first ran')"]]), folder),
-    demo.Stage("Second", 1, commands, folder),
+    demo.Stage("First", 1, lambda: iter([[sys.executable, "-c", "print('first ran')"]]), (folder,)),
+    demo.Stage("Second", 1, commands, (folder,)),
 ]
 demo.main()
 """
@@ -249,4 +274,4 @@ def test_old_verdict_does_not_hide_a_failure(demo: ModuleType, tmp_path: Path) -
     verdict = tmp_path / "audit.json"
     verdict.touch()
     with pytest.raises(SystemExit, match="Repeat"):
-        demo.walk(way_of(demo, tmp_path, python("raise SystemExit(1)"), leaves=verdict, is_verdict=True))
+        demo.walk(way_of(demo, tmp_path, python("raise SystemExit(1)"), leaves=(verdict,), is_verdict=True))

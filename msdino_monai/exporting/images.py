@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,29 +15,46 @@ from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.files import existing_folder, find_images
 from msdino_monai.vault import ExportState
 
+SECTIONS = ("training", "validation", "test")
 _BLOCK = 1 << 16
 
 
 def list_images(
-    dataset_dir: str | Path, datalist: str | Path | None = None, leave_out: Iterable[str | Path] = ()
+    dataset_dir: str | Path,
+    datalist: str | Path | None = None,
+    leave_out: Iterable[str | Path] = (),
+    sections: str | Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """The images of a MONAI datalist (all its sections), or all that lie below `dataset_dir`."""
+    """The images of a MONAI datalist, of all its sections or of those named, or all that lie below `dataset_dir`."""
     existing_folder(dataset_dir)
+    wanted = _sections(sections, datalist)
     if datalist is None:
         return [{"image": image, "patient": ""} for image in find_images(dataset_dir, leave_out)]
     try:
-        sections = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
-        items = [item for section in ("training", "validation", "test") for item in sections.get(section, [])]
+        listed = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
+        items = [item for section in wanted for item in listed.get(section, [])]
         images = [{"image": str(item["image"]), "patient": str(item.get("patient") or "")} for item in items]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"datalist {datalist} cannot be read ({error!r}); see MONAI's datalist format.") from error
     if not images:
-        raise UserError(f"datalist {datalist} names no images; it needs training, validation or test entries.")
+        raise UserError(f"datalist {datalist} names no images; it needs {' or '.join(wanted)} entries.")
     for item in images:
         path = PurePosixPath(item["image"])
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"datalist {datalist} reaches outside dataset_dir; write paths relative to it.")
     return images
+
+
+def _sections(asked: str | Sequence[str] | None, datalist: str | Path | None) -> tuple[str, ...]:
+    """Sections of a datalist, from what somebody typed: `training`, or `training,validation`."""
+    if asked is None:
+        return SECTIONS
+    if datalist is None:
+        raise UserError("--sections chooses among those of a datalist; give --datalist, too.")
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else [str(name) for name in asked]
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise UserError(f"--sections takes {', '.join(SECTIONS)}, got {', '.join(unknown) or 'none'}.")
+    return tuple(names)
 
 
 class ImagesToExport(UsableImages):

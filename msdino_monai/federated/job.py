@@ -107,7 +107,7 @@ def export_job(
 ) -> Path:
     """Write the job's folder, `folder/<name>`, as FLARE's administrators submit it."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as parts:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".parts-") as parts:
         recipe = FederationRecipe(plan, initial, bundle, Path(parts), POLL_SECONDS[env], simulated=env == "sim")
         recipe.export(str(folder))
     return folder / plan.name

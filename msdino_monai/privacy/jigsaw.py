@@ -94,8 +94,9 @@ class JigsawAttack:
         prior = self.prior or PatchPrior.smooth(self.embedder.patch_size)
         bare = [place_by_prior(view, self.embedder, prior, variance)[1] for view in views]
         pixels, *others = (invert_with_prior(each, self.embedder, prior, variance) for each in bare)
-        size = self.embedder.patch_size
-        return [bridge(pixels, other, register(pixels, other), size).competing() for other in others]
+        size, left = self.embedder.patch_size, self._deviation(prior, variance)
+        found = [register(pixels, other, deviation=left) for other in others]
+        return [bridge(pixels, other, each, size, left).competing() for other, each in zip(others, found, strict=True)]
 
     def _attack(self, views: Floats, bridges: Sequence[PairScores] | None) -> Assembly:
         variance = noise_variance(views, self.noise, self.dtype)

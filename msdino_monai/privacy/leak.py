@@ -63,16 +63,15 @@ def value_leaks(
 ) -> tuple[Bools, list[str]]:
     """Which images' tokens (B, V, K, D) are not the embedding of their views (B, V, H, W): room for a hidden message.
 
-    With noise, whether it is as strong as the manifest says, drawn afresh, and the same everywhere.
+    With noise, whether it is as strong as the manifest says, drawn afresh for every view, and the same everywhere.
     """
     shape = tokens.shape[:2]
     whole = np.stack([expected_tokens(view, embedder) for image in views for view in image])  # (R, N, D)
     flat, places = tokens.reshape(-1, *tokens.shape[2:]), orders.reshape(-1, orders.shape[-1])
     embedded = np.take_along_axis(whole, places[..., None], 1)
-    stored, scale = quantise(embedded, dtype)
-    scale = scale[:, None, None]
     if not noise:
-        step = np.spacing(np.abs(stored)).astype(np.float32) if dtype == "float16" else scale
+        stored, scale = quantise(embedded, dtype)
+        step = np.spacing(np.abs(stored)).astype(np.float32) if dtype == "float16" else scale[:, None, None]
         misfits = np.abs(flat - embedded) > 0.5 * step + _SINGLE_PRECISION
         return _each_image({"values are not what the embedding gives": misfits.mean(1).max(1) > _MISFITS}, shape[0])
     spread = noise * whole.std(axis=(1, 2), keepdims=True)
@@ -80,19 +79,36 @@ def value_leaks(
     residual = np.where(has_noise, (flat - embedded) / np.maximum(spread, _SINGLE_PRECISION), 0)
     size = residual.std(axis=(1, 2), keepdims=True)
     residual /= np.maximum(size, 1e-9)
-    everywhere = np.full(len(flat), fill_value=True)
-    at_cells = np.zeros_like(whole)
-    np.put_along_axis(at_cells, places[..., None], residual, 1)
-    side = embedder.grid[1]
-    traits = np.stack([*np.divmod(places, side)], -1).astype(np.float64)  # (R, K, 2)
+    bits = _last_bits(flat, dtype, spread)
     return _each_image(
         {
             "noise is weaker than the manifest says": (has_noise & (size < 0.8))[:, 0, 0],
-            "noise repeats": everywhere & (_repeated(residual) or _repeated(at_cells)),
-            "noise follows the place": everywhere & _follows(residual, traits),
+            **_draws("noise", residual, places, embedder.grid),
+            **_draws("the last bit", bits, places, embedder.grid),
         },
         shape[0],
     )
+
+
+def _last_bits(tokens: Floats, dtype: str, spread: Floats) -> Floats:
+    """The last bit of every value as written, -1 or 1; 0 where noise is too weak to make it random."""
+    stored, scale = quantise(tokens, dtype)
+    step = np.spacing(np.abs(stored).max((1, 2))).astype(np.float32) if dtype == "float16" else scale
+    bits = stored.view(np.uint16 if dtype == "float16" else np.uint8) & 1
+    return np.asarray((2.0 * bits - 1) * (spread > 2 * step[:, None, None]), dtype=np.float32)
+
+
+def _draws(name: str, drawn: npt.NDArray[np.floating[Any]], places: Integers, grid: tuple[int, int]) -> Found:
+    """Ways in which what should be drawn afresh (R, K, D), of unit size, is not; K tokens lie at `places` (R, K)."""
+    everywhere = np.full(len(drawn), fill_value=True)
+    at_cells = np.zeros((len(drawn), grid[0] * grid[1], drawn.shape[-1]), dtype=drawn.dtype)
+    np.put_along_axis(at_cells, places[..., None], drawn, 1)
+    traits = np.stack([*np.divmod(places, grid[1])], -1).astype(np.float64)  # (R, K, 2)
+    repeats = everywhere & (_repeated(drawn) or _repeated(at_cells))
+    return {
+        f"{name} repeats": repeats | _alike(drawn) | _alike(at_cells),
+        f"{name} follows the place": everywhere & _follows(drawn, traits),
+    }
 
 
 def row_leaks(keys: Mapping[str, Sequence[Any]]) -> list[str]:
@@ -181,13 +197,28 @@ def _repeats(flat: Integers, limit: int) -> Bools:
     return np.asarray((shared >= limit).any(1))
 
 
-def _repeated(residual: npt.NDArray[np.floating[Any]]) -> bool:
-    """Whether noise (R, K, D) of unit size is alike in all views: its mean over them is then larger than 1 / R."""
-    views = np.maximum((residual != 0).any(2).sum(0), 1)  # (K,): how many views fill the place
-    sums = residual.sum(0) ** 2 / views[:, None]  # about chi-squared, each
-    known = (residual != 0).any(2).sum(0) > 1
-    count = int(known.sum()) * residual.shape[-1]
-    return len(residual) > 2 and count > 0 and float(sums[known].sum() - count) / (2 * count) ** 0.5 > _RARE_DEVIATIONS
+def _repeated(drawn: npt.NDArray[np.floating[Any]]) -> bool:
+    """Whether noise (R, K, D) of unit size is alike in all views, in all components or in one.
+
+    Its mean over them is then larger than 1 / R.
+    """
+    views = (drawn != 0).any(2).sum(0)  # (K,): how many views fill the place
+    known = views > 1
+    if len(drawn) < 3 or not known.any():
+        return False
+    excess = drawn.sum(0)[known] ** 2 / views[known, None] - 1  # about chi-squared, less its mean
+    by_component = excess.sum(0) / (2 * len(excess)) ** 0.5
+    together = excess.sum() / (2 * excess.size) ** 0.5
+    return bool(max(by_component.max(), together) > _RARE_DEVIATIONS)
+
+
+def _alike(drawn: npt.NDArray[np.floating[Any]]) -> Bools:
+    """Which views' noise (R, K, D) of unit size is like another view's, as it is where the image decides it."""
+    flat = drawn.reshape(len(drawn), -1)
+    known = (flat != 0).astype(np.float32)
+    deviations = np.abs(flat @ flat.T) / np.sqrt(np.maximum(known @ known.T, 1))
+    np.fill_diagonal(deviations, 0)
+    return np.asarray(deviations.max(1, initial=0) > _DEVIATIONS)
 
 
 def _follows(residual: npt.NDArray[np.floating[Any]], traits: npt.NDArray[np.float64]) -> bool:

@@ -19,7 +19,7 @@ from msdino_monai.privacy.solver import PairScores
 
 Floats = npt.NDArray[np.float32]
 
-_FLOOR = 1e-5  # squared grey values: what float16 and resampling leave of equal patches
+_FLOOR = 1e-5  # squared grey values: what float16 and resampling leave of equal patches without noise
 _MIN_SIDE = 3  # pixels of overlap below which nothing is learnt
 _CEILING = 14.0  # log-odds beyond which a fit is a fit
 
@@ -67,10 +67,15 @@ def warp(patches: Floats, linear: LinearMap) -> tuple[Floats, Floats]:
 
 
 def fit_patches(
-    patches: Floats, others: Floats, linear: LinearMap, chosen: npt.NDArray[np.int64] | None = None
+    patches: Floats,
+    others: Floats,
+    linear: LinearMap,
+    chosen: npt.NDArray[np.int64] | None = None,
+    deviation: float = 0.0,
 ) -> Floats:
     """Log-odds (K, L, O, O) that a patch (of K) lies that many pixels from the centre of another (of L).
 
+    `deviation` is what inversion left wrong of a pixel, in grey values: equal patches differ by twice its square.
     A difference counts by how rare it is among all others at that offset: flat patches fit everywhere and say nothing.
     """
     warped, known = warp(patches if chosen is None else patches[chosen], linear)
@@ -78,6 +83,7 @@ def fit_patches(
     reach = (size + width) // 2 - _MIN_SIDE
     base = (size - width) // 2  # the corner of the other patch inside the warped one at offset 0
     steps = np.arange(-reach, reach + 1)
+    floor = _FLOOR + 2 * deviation**2
     result = np.zeros((len(warped), len(others), len(steps), len(steps)), dtype=np.float32)
     for i, row in enumerate(steps):
         for j, column in enumerate(steps):
@@ -94,7 +100,7 @@ def fit_patches(
             one = warped[:, r0:r1, c0:c1].reshape(len(warped), -1)
             two = others[:, r0 - top : r1 - top, c0 - left : c1 - left].reshape(len(others), -1)
             squares = (one * one).sum(1)[:, None] + ((two * two) @ mask)[None] - 2 * one @ two.T
-            result[:, :, i, j] = _rarity(np.log(np.maximum(squares, 0) / count + _FLOOR))
+            result[:, :, i, j] = _rarity(np.log(np.maximum(squares, 0) / count + floor))
     return result
 
 
@@ -106,12 +112,14 @@ def _rarity(distances: Floats) -> Floats:
     return np.asarray(close * close / 2, dtype=np.float32)
 
 
-def register(patches: Floats, others: Floats, probes: int = 48, passes: int = 3) -> Registration:
+def register(
+    patches: Floats, others: Floats, probes: int = 48, passes: int = 3, deviation: float = 0.0
+) -> Registration:
     """The gamma and the linear map under which most of the busiest patches find one place that wants them, too."""
     busiest = np.argsort(-patches.reshape(len(patches), -1).std(1))[:probes].astype(np.int64)
 
     def agreement(guess: Registration) -> float:
-        return _agreement(fit_patches(*guess.greys(patches, others), guess.linear, busiest))
+        return _agreement(fit_patches(*guess.greys(patches, others), guess.linear, busiest, deviation))
 
     best = max((Registration(g, LinearMap()) for g in np.linspace(-0.7, 0.7, 19).tolist()), key=agreement)
     value = agreement(best)
@@ -149,9 +157,11 @@ def can_bridge(width: int, patch_size: int) -> bool:
     return 2 * (width - _MIN_SIDE) + 1 > patch_size
 
 
-def bridge(patches: Floats, others: Floats, registration: Registration, patch_size: int) -> PairScores:
+def bridge(
+    patches: Floats, others: Floats, registration: Registration, patch_size: int, deviation: float = 0.0
+) -> PairScores:
     """Log-odds that two patches of one view are neighbours, because they lie side by side in a patch of the other."""
-    log_odds = fit_patches(*registration.greys(patches, others), registration.linear)
+    log_odds = fit_patches(*registration.greys(patches, others), registration.linear, deviation=deviation)
     odds = np.expm1(np.minimum(log_odds, _CEILING))
     count = len(odds)
     tolerant = F.max_pool2d(torch.from_numpy(odds.reshape(-1, 1, *odds.shape[2:])), 3, stride=1, padding=1)

@@ -14,6 +14,7 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from tqdm import tqdm
 
 from msdino_monai.privacy.assembly import patch_classes, score_assembly
+from msdino_monai.privacy.averaging import average_views
 from msdino_monai.privacy.gaussian_puzzle import GaussianPuzzle
 from msdino_monai.privacy.inversion import (
     PatchPrior,
@@ -133,8 +134,7 @@ def attack_patches(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
         return padded(invert(bare, embedder))
 
     def likely(task: Puzzle, order: Integers) -> Floats:
-        bare = task.views[0] - embedder.codes[order].astype(np.float32)
-        return invert_with_prior(bare, embedder, learnt.prior, task.variance, whole=True)
+        return _likely(task, 0, order, learnt)
 
     ways: tuple[tuple[str, Callable[[Puzzle, Integers], Floats], bool], ...] = (
         ("pseudo-inverse", exact, False),
@@ -146,9 +146,31 @@ def attack_patches(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
             f"{KNOWN_ORDER}: {way}", Knowledge(order=True, auxiliary_images=auxiliary), tasks, known, learnt, seed
         )
         yield replace(attempt, caption="its patches, were their order known") if auxiliary else attempt
+    if len(tasks[0].views) > 1:
+        yield _averaged(tasks, learnt, seed)
     came = [join_patches(likely(task, task.guess), task.guess, embedder.grid) for task in tasks]
     attempt = _pictures(AS_IT_CAME, Knowledge(auxiliary_images=True), tasks, came, learnt, seed)
     yield replace(attempt, caption="its patches, in the order of the file")
+
+
+def _likely(task: Puzzle, view: int, order: Integers, learnt: Learnt) -> Floats:
+    """The most likely patches (K, p, p) of a view whose tokens lie in these cells."""
+    embedder = task.sample.evidence.embedder
+    bare = task.views[view] - embedder.codes[order].astype(np.float32)
+    return invert_with_prior(bare, embedder, learnt.prior, task.variance, whole=True)
+
+
+def _averaged(tasks: Sequence[Puzzle], learnt: Learnt, seed: int) -> Attempt:
+    """What all views together show, were their orders known: noise and dropped margins average out."""
+    grid = tasks[0].sample.evidence.embedder.grid
+
+    def picture(task: Puzzle) -> Floats:
+        views = enumerate(task.orders)
+        return average_views(np.stack([join_patches(_likely(task, v, o, learnt), o, grid) for v, o in views]))
+
+    knowledge = Knowledge(order=True, auxiliary_images=True, all_views=True)
+    pictures = [picture(task) for task in _bar(tasks, "averaging views")]
+    return _pictures(f"{KNOWN_ORDER}: all views averaged", knowledge, tasks, pictures, learnt, seed)
 
 
 def _pictures(

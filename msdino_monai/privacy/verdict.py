@@ -136,23 +136,22 @@ def _checks(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Iterator
 def look_at_order(sample: Sample, *, seed: int = 0) -> tuple[Row, list[str]]:
     """Whether the files tell more than fresh shuffles of what was embedded would; and in which ways.
 
-    A second export of the same images is looked at together with the first: a shuffle must not come back.
+    A second export of the same images is looked at together with the first: neither shuffle nor noise may come back.
     """
     exports = [sample] if sample.again is None else [sample, sample.again]
-    orders = np.concatenate([each.orders for each in exports], axis=1)  # (B, V, K) each
-    leaking, ways = order_leaks(orders, sample.evidence.embedder.grid)
+    tokens = np.concatenate([each.evidence.tokens for each in exports], axis=1)  # (B, V, K, D) each
+    views = np.concatenate([each.views for each in exports], axis=1)
+    orders = np.concatenate([each.orders for each in exports], axis=1)
+    opened = sample.evidence
+    looks = (
+        order_leaks(orders, opened.embedder.grid),
+        content_leaks(tokens),
+        value_leaks(tokens, views, orders, opened.embedder, noise=opened.noise, dtype=opened.dtype),
+    )
+    leaking = np.any([which for which, _ in looks], axis=0)
+    ways = [name for _, names in looks for name in names]
     for each in exports:
-        opened = each.evidence
-        found = (
-            content_leaks(opened.tokens),
-            value_leaks(
-                opened.tokens, each.views, each.orders, opened.embedder, noise=opened.noise, dtype=opened.dtype
-            ),
-        )
-        for which, names in found:
-            leaking, ways = leaking | which, ways + names
-        if each.file_leaks:
-            leaking, ways = leaking | True, [*ways, *each.file_leaks]
+        leaking, ways = leaking | bool(each.file_leaks), [*ways, *each.file_leaks]
     metric = THRESHOLDS["max_order_leaks"].metric
     values = leaking.astype(float).tolist()
     return row_of_values(ORDER_IN_FILE, metric, Knowledge(), values, 0.0, seed=seed), sorted(set(ways))

@@ -19,6 +19,7 @@ def add(page: Page, runs: Runs) -> None:
         if isinstance(stages, dict) and stages:
             rows = [[name, round(number(seconds))] for name, seconds in stages.items() if number(seconds) >= 0]
             page.table(["stage", "seconds"], rows, f"How long each stage of {run.name} took.")
+    _seeds(page, runs)
     page.heading("Versions")
     page.table(
         ["run", "tool", "version"], _versions(runs), "As the runs wrote them, and as they are where this page was made."
@@ -52,6 +53,16 @@ def _models(page: Page, runs: Runs) -> None:
     if rows:
         header = ["run", "kind", "start", "seed", "epoch", "validation, the best epoch"]
         page.table(header, rows, "Networks trained in these runs. Scores that chose an epoch flatter it.")
+
+
+def _seeds(page: Page, runs: Runs) -> None:
+    """Of everything that was drawn, beside networks."""
+    drawn = [*((run, "settings") for run in runs.cohorts), *((run, "audit") for run in runs.audits)]
+    rows: list[list[Cell]] = [
+        [run.name, run.content[where]["seed"]] for run, where in drawn if "seed" in (run.content.get(where) or {})
+    ]
+    if rows:
+        page.table(["run", "seed"], rows, "Synthetic data and audits. Shuffles have no seed.")
 
 
 def _start(run: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,8 @@ from msdino_monai.vault.export import Export, PlaintextCache
 from msdino_monai.vault.manifest import MANIFEST_FILE
 from msdino_monai.vault.shard import Table
 from msdino_monai.vault.signing import read_trusted_sites
+
+_log = logging.getLogger(__name__)
 
 Indices = npt.ArrayLike
 
@@ -49,6 +52,7 @@ class TokenStore:
             for folder in find_exports(paths)
         ]
         refuse_mixture(self._exports)
+        note_other_options(self._exports)
         if cache is None and any(export.manifest.sealed for export in self._exports):
             raise StoreError(
                 "sealed exports need a cache_dir for what is unsealed; name a private folder outside them."
@@ -218,3 +222,17 @@ def refuse_mixture(exports: list[Export]) -> None:
                 f"exports differ in {name}: {ours[name]} in {first.folder}, {theirs[name]} in {export.folder}; "
                 "train on them apart or ask one site to export again."
             )
+
+
+def note_other_options(exports: list[Export]) -> None:
+    """Say which options of the defence differ: tokens fit together, but hospitals are not hidden alike."""
+    first = exports[0]
+    ours = first.details.get("options", {})
+    for export in exports[1:]:
+        theirs = export.details.get("options", {})
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                _log.warning(
+                    "exports differ in %s: %s of site %s, %s of site %s; that may be meant.",
+                    name, ours.get(name), first.manifest.site_id, theirs.get(name), export.manifest.site_id,
+                )  # fmt: skip

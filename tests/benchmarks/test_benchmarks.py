@@ -23,7 +23,7 @@ TINY = {
     " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
     " max_epochs=1",
     "privacy_frontier": "--work_dir work --settings none --patients 20 --image_size 64 --img_size 32"
-    " --attacked_patients 20 --attack_size 64 --images 3 --linked 6 --auxiliary 12 --steps 2 --skip_real"
+    " --attacked_patients 20 --attack_sizes 96 64 --images 3 --linked 6 --auxiliary 12 --steps 2 --skip_real"
     " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
     " max_epochs=1",
     "read_dicom": "--skip_real --synthetic_shape 96 80 --rounds 5 --seconds_per_file 0",

@@ -99,6 +99,26 @@ def test_datalist_names_images_and_patients(tmp_path: Path) -> None:
     ]
 
 
+def test_sections_leave_out_what_is_tested_on_later(tmp_path: Path) -> None:
+    datalist = tmp_path / "datalist.json"
+    names = {"training": "a.dcm", "validation": "b.dcm", "test": "c.dcm"}
+    datalist.write_text(json.dumps({section: [{"image": name}] for section, name in names.items()}))
+
+    def exported(sections: str | tuple[str, ...]) -> list[str]:
+        return [item["image"] for item in list_images(tmp_path, datalist, sections=sections)]
+
+    assert exported("training") == ["a.dcm"]
+    assert exported("training, validation") == exported(("training", "validation")) == ["a.dcm", "b.dcm"]
+    for sections, words in {"trainig": "training, validation, test, got trainig", "": "got none"}.items():
+        with pytest.raises(UserError, match=words):
+            exported(sections)
+    with pytest.raises(UserError, match="give --datalist"):
+        list_images(tmp_path, sections="training")
+    datalist.write_text(json.dumps({"test": [{"image": "c.dcm"}]}))
+    with pytest.raises(UserError, match="needs training entries"):
+        exported("training")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"training": []}', '{"training": [{"label": 1}]}'])
 def test_unusable_datalist_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "datalist.json").write_text(text)

@@ -118,6 +118,18 @@ def marked(tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
     return halves.view(np.float16).astype(np.float32)
 
 
+def noise_of_the_image(tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """The second half of the views shows the images of the first; noise is drawn by the image, cell by cell."""
+    spread = 0.1 * tokens.std(axis=(1, 2), keepdims=True)
+    drawn = np.random.default_rng(6).standard_normal((len(tokens) // 2, *tokens.shape[1:]))
+    at_cells = np.concatenate([drawn, drawn])
+    return tokens + spread * np.take_along_axis(at_cells, orders[..., None], 1)
+
+
+def marked_noise(tokens: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    return marked(noisy(tokens, orders), orders)
+
+
 def test_honest_values_are_no_leak(written: Callable[..., tuple[np.ndarray, list[str]]]) -> None:
     for dtype in ("float16", "int8"):
         assert written(lambda tokens, _: tokens, dtype=dtype)[1] == []
@@ -135,6 +147,20 @@ def test_noise_that_is_missing_or_the_same_in_all_images_is_noticed(
 ) -> None:
     assert "noise is weaker than the manifest says" in written(lambda tokens, _: tokens, noise=0.1)[1]
     assert "noise repeats" in written(alike, noise=0.1)[1]
+
+
+def test_noise_that_the_image_decides_is_noticed(written: Callable[..., tuple[np.ndarray, list[str]]]) -> None:
+    leaking, ways = written(noise_of_the_image, noise=0.1)
+    assert leaking.all()
+    assert ways == ["noise repeats"]
+
+
+def test_place_hidden_in_the_last_bit_under_noise_is_noticed(
+    written: Callable[..., tuple[np.ndarray, list[str]]],
+) -> None:
+    leaking, ways = written(marked_noise, noise=0.1)
+    assert leaking.all()
+    assert ways == ["the last bit repeats"]
 
 
 def test_rows_in_the_order_of_their_names_are_seen() -> None:

@@ -111,6 +111,14 @@ def look_at(page: Path, folder: Path, widths: tuple[int, ...] = (360, 1200)) -> 
     return Sight(sorted(views, key=lambda view: view.width), _requests(log))
 
 
+def print_page(page: Path, folder: Path) -> bytes:
+    """The page on paper: a PDF."""
+    browser, paper = chromium(), folder / "paper.pdf"
+    folder.mkdir(parents=True, exist_ok=True)
+    run(browser, folder, f"--print-to-pdf={paper}", "--no-pdf-header-footer", f"file://{page}")
+    return paper.read_bytes()
+
+
 def run(browser: str, folder: Path, *arguments: str) -> str:
     profile = folder / "profile"
     command = [browser, *FLAGS, f"--user-data-dir={profile}", *arguments]

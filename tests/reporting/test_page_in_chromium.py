@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
-from chromium import look_at
+from chromium import look_at, print_page
 
 from msdino_monai.reporting.chart import Chart
 from msdino_monai.reporting.page import Page
@@ -36,6 +37,13 @@ def test_page_fits_a_phone_and_a_desk_and_asks_for_nothing(tmp_path: Path) -> No
         assert view.pictures == 3
         assert view.broken == []
     assert sight.requests == []
+
+
+def test_page_can_be_printed_with_its_pictures(tmp_path: Path) -> None:
+    paper = print_page(full_page().save(tmp_path / "page.html"), tmp_path / "browser")
+    assert paper.startswith(b"%PDF-")
+    assert len(re.findall(rb"/Type\s*/Page\b", paper)) >= 2
+    assert len(re.findall(rb"/Subtype\s*/Image\b", paper)) >= 1
 
 
 def test_the_browser_notices_a_page_that_calls_out_breaks_and_overflows(tmp_path: Path) -> None:

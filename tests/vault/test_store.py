@@ -308,3 +308,15 @@ def test_export_that_arrived_without_its_manifest_is_not_left_out(tmp_path: Path
         find_exports(tmp_path)
     (tmp_path / "site_b" / "salt").touch()  # what a hospital keeps
     assert find_exports(tmp_path) == [tmp_path / "site_a"]
+
+
+def test_exports_that_are_hidden_differently_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for site, noise in (("hospital_a", 0.2), ("hospital_b", 0.2), ("hospital_c", 0.0)):
+        options = {"margin": 2, "noise": noise}
+        Hospital(tmp_path / site, tmp_path / f"{site}.state", {"site_id": site, "options": options}).run(range(2))
+    alike = [tmp_path / "hospital_a", tmp_path / "hospital_b"]
+    assert len(TokenStore(alike, allow_unsigned=True)) == 4
+    assert caplog.messages == []
+    TokenStore([*alike, tmp_path / "hospital_c"], allow_unsigned=True)
+    (line,) = caplog.messages
+    assert line.startswith("exports differ in noise: 0.2 of site hospital_a, 0.0 of site hospital_c")

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.transforms import RandAffine
+
+from msdino_monai.privacy.averaging import average_views
+from msdino_monai.privacy.similarity import compare_pictures
+
+
+def views_of(picture: np.ndarray, noise: float) -> np.ndarray:
+    """Four views as an export draws them, noise on each."""
+    affine = RandAffine(
+        prob=1.0, padding_mode="zeros", rotate_range=0.1, translate_range=(10, 10), scale_range=(0.05, 0.05)
+    )
+    affine.set_random_state(seed=0)
+    generator = np.random.default_rng(0)
+    moved = [picture, *(np.asarray(affine(torch.from_numpy(picture)[None]))[0] ** gamma for gamma in (0.8, 1.1, 1.2))]
+    return np.stack([view + noise * generator.standard_normal(view.shape) for view in moved]).clip(0, 1)
+
+
+@pytest.mark.parametrize(("noise", "gain"), [(0.05, 3.0), (0.15, 4.0)])
+def test_noise_averages_out_over_views(pictures: np.ndarray, noise: float, gain: float) -> None:
+    views = views_of(pictures[0], noise).astype(np.float32)
+    one, together = (compare_pictures(each, pictures[0]) for each in (views[0], average_views(views)))
+    assert together.psnr > one.psnr + gain  # 6 dB would be four perfect copies
+    assert together.ssim > one.ssim
+
+
+def test_views_without_noise_keep_the_picture(pictures: np.ndarray) -> None:
+    assert compare_pictures(average_views(views_of(pictures[0], 0.0).astype(np.float32)), pictures[0]).ssim > 0.95
+
+
+def test_one_view_is_its_own_average(pictures: np.ndarray) -> None:
+    np.testing.assert_array_equal(average_views(pictures[:1]), pictures[0])

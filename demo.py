@@ -50,7 +50,7 @@ class Size:
 
 
 SIZES = {
-    "demo": Size(40, 128, 24, 12, 6, 64, 3, 6),
+    "demo": Size(40, 128, 32, 12, 6, 64, 3, 6),
     "small": Size(12, 64, 2, 2, 5, 32, 2, 3),
 }
 
@@ -144,7 +144,7 @@ class Way:
             ["inference"],
             dataset_dir=images.parent,
             datalist=images.parent / "datalist.json",
-            sections="training",
+            sections="training,validation",
             output_dir=export,
             state_dir=self.folder / "state" / name,
             site_id=name,

@@ -54,7 +54,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "noise 1": {**NONE, "noise": 1.0},
     "margin 2, D 128": FIRST_DEFAULT,
     "margin 3, D 128": {**NONE, "embedding_dim": 128, "margin": 3},
-    "margin 3, D 128, 4 views": {**NONE, "embedding_dim": 128, "margin": 3, "num_views": 4},
     "margin 3, D 64": {**NONE, "embedding_dim": 64, "margin": 3},
     "margin 3, D 64, noise 0.1": {**DEFAULT, "noise": 0.1},
     "margin 3, D 64, noise 0.2": DEFAULT,
@@ -62,11 +61,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 3, D 64, noise 0.2, 2 views": {**DEFAULT, "num_views": 2},
     "margin 4, D 64": SECOND_DEFAULT,
     "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
-    "margin 4, D 64, 4 views": {**SECOND_DEFAULT, "num_views": 4},
     "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},
     "margin 5, D 36, 4 views": {**NONE, "embedding_dim": 36, "margin": 5, "num_views": 4},
     "margin 4, D 32": {**NONE, "embedding_dim": 32, "margin": 4},
-    "margin 4, D 32, 4 views": {**NONE, "embedding_dim": 32, "margin": 4, "num_views": 4},
     "margin 4, D 64, codes 0.5": {**SECOND_DEFAULT, "position_scale": 0.5},
     "margin 1": {**NONE, "margin": 1},
     "margin 2": {**NONE, "margin": 2},
@@ -84,8 +81,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 2, D 128, kept 0.5": {**FIRST_DEFAULT, "kept_share": 0.5},
     "margin 2, D 128, codes 0.5": {**FIRST_DEFAULT, "position_scale": 0.5},
     "none, 2 views": {**NONE, "num_views": 2},
-    "margin 2, D 128, 2 views": {**FIRST_DEFAULT, "num_views": 2},
-    "margin 3, D 64, 2 views": {**NONE, "embedding_dim": 64, "margin": 3, "num_views": 2},
     "D 64, noise 0.3, 2 views": {**NONE, "embedding_dim": 64, "noise": 0.3, "num_views": 2},
 }
 BAR = 0.2  # neighbours put together, above which a setting is no choice

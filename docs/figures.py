@@ -223,9 +223,9 @@ def federation_block() -> str:
     return table((*header, "full over it", "ViT-B: parameters", "MB", "full over it"), rows)
 
 
-def frontier_block() -> str:
+def frontier_block(name: str = "privacy_frontier") -> str:
     """Attacks and worth of every setting, the safest last."""
-    page = results("privacy_frontier")
+    page = results(name)
 
     def ranged(entry: Mapping[str, Any], name: str, bounds: str, digits: int) -> str:
         low, high = entry[bounds]
@@ -257,7 +257,10 @@ def frontier_block() -> str:
         for size in page["settings"]["attack_sizes"]
         for name in ("neighbours", "real radiograph", "places", "SSIM")
     ]
-    return table(("setting", "runs", "worst case", *attacked, "linear probe", "k-NN"), rows)
+    header = ["setting", "runs", "worst case", *attacked, "linear probe", "k-NN"]
+    if all(entry["linear_auc"] is None for entry in page["results"]["table"]):
+        header, rows = header[:-2], [row[:-2] for row in rows]
+    return table(header, rows)
 
 
 def bounds_block() -> str:
@@ -289,6 +292,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kidneys": kidneys_block,
     "federation": federation_block,
     "frontier": frontier_block,
+    "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,
 }
 

@@ -36,9 +36,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "centring": {"pretraining": {"targets": "centre"}},
     "no KoLeo": {"pretraining": {"koleo_weight": 0}},
     "no token term": {"pretraining": {"token_weight": 0}},
-    "no defence (margin 0, D 256)": {"export": {"margin": 0, "embedding_dim": 256}},
+    "no defence (margin 0, D 256)": {"export": {"margin": 0, "noise": 0.0, "embedding_dim": 256}},
     "noise 0.3 instead of a margin": {"export": {"margin": 0, "noise": 0.3}},
-    "margin 3 and noise 0.1": {"export": {"margin": 3, "noise": 0.1}},
+    "margin 4 instead of noise": {"export": {"margin": 4, "noise": 0.0}},
+    "margin alone": {"export": {"noise": 0.0}},
     "1 hospital": {"num_hospitals": 1},
     "2 hospitals": {"num_hospitals": 2},
 }

@@ -83,7 +83,7 @@ def attack(
     pool: Pool,
     *,
     max_images: int = 12,
-    training_steps: int = 300,
+    training_steps: int = 1500,
     labels: Mapping[str, npt.NDArray[np.int64]] | None = None,
     backbone: str | Path | None = None,
     strangers: bool = False,
@@ -195,8 +195,8 @@ class PrivacyAudit:
         backbone: str | Path | None = None,
         max_images: int = 12,
         max_exported_images: int = 48,
-        max_auxiliary_images: int = 240,
-        training_steps: int = 300,
+        max_auxiliary_images: int = 480,
+        training_steps: int = 1500,
         seed: int = 0,
     ) -> None:
         self.bundle = ExportBundle(bundle_root, export_settings)

@@ -24,9 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from msdino_monai.sharing.bundle import Bundle
-from msdino_monai.sharing.shape import fit_metadata
-
 # What runs in the repository's own bundles may have left there.
 LEFT_BEHIND = ("models", "checkpoints", "cache", "tensorboard", "eval", "run.json", "curves.csv", "__pycache__")
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
@@ -245,6 +242,9 @@ class Way:
 
     def complete_bundles(self) -> None:
         """The five bundles with the weights just trained beside them, ready to run, to pack and for MONAI Label."""
+        from msdino_monai.sharing.bundle import Bundle  # their libraries keep caches: not before `main` says where
+        from msdino_monai.sharing.shape import fit_metadata
+
         weights = {
             "cxr_embedding_export": None,
             "cxr_msdino_pretraining": self.folder / "pretraining" / "models",
@@ -483,6 +483,7 @@ def main() -> None:
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) != signal.SIG_IGN:  # nohup has its reasons
             signal.signal(each, interrupt)
+    os.environ.update(surroundings(folder))
     try:
         walk(Way(arguments.output_dir, SIZES[arguments.size]))
     except KeyboardInterrupt:

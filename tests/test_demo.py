@@ -166,7 +166,9 @@ def test_bundles_of_the_demo_hold_the_weights(
     (tmp_path / "federation" / "global" / "model.pt").touch()
     write_results(tmp_path)
     fitted: list[str] = []
-    monkeypatch.setattr(demo, "fit_metadata", lambda bundle: fitted.append(bundle.name))  # needs real weights
+    monkeypatch.setattr(
+        "msdino_monai.sharing.shape.fit_metadata", lambda bundle: fitted.append(bundle.name)
+    )  # needs real weights
     demo.Way(tmp_path, demo.SIZES["small"]).complete_bundles()
     found = {path.parents[1].name for path in (tmp_path / "bundles").glob("*/models/model.pt")}
     assert found == {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()} - {"cxr_embedding_export"}

@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from msdino_monai.errors import UserError
+
 # What runs in the repository's own bundles may have left there.
 LEFT_BEHIND = ("models", "checkpoints", "cache", "tensorboard", "eval", "run.json", "curves.csv", "__pycache__")
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
@@ -109,7 +111,10 @@ class Way:
                 "Hospital A tries its models",
                 50,
                 self.use,
-                tuple(folder / run / HOSPITALS[0] / "test" / "metrics.json" for run in self.trained(HOSPITALS[0])),
+                (
+                    *(folder / run / HOSPITALS[0] / "test" / "metrics.json" for run in self.trained(HOSPITALS[0])),
+                    *(folder / run / HOSPITALS[0] / "predictions" for run in ("classification", "segmentation")),
+                ),
             ),
             Stage(
                 "Three hospitals federate a SAM for kidneys and tumours",
@@ -117,7 +122,12 @@ class Way:
                 self.federate,
                 (folder / "federation" / "global" / "model.pt", folder / "federation" / "federated.json"),
             ),
-            Stage("Bundles with their weights, and the report", 6, self.report, (folder / "report.html",)),
+            Stage(
+                "Bundles with their weights, and the report",
+                6,
+                self.report,
+                (*(folder / "bundles" / name for name in self.weights()), folder / "report.html"),
+            ),
         ]
 
     def prepare(self) -> Iterator[Command]:
@@ -245,14 +255,7 @@ class Way:
         from msdino_monai.sharing.bundle import Bundle  # their libraries keep caches: not before `main` says where
         from msdino_monai.sharing.shape import fit_metadata
 
-        weights = {
-            "cxr_embedding_export": None,
-            "cxr_msdino_pretraining": self.folder / "pretraining" / "models",
-            "cxr_classification": self.folder / "classification" / HOSPITALS[0] / "models",
-            "cxr_segmentation": self.folder / "segmentation" / HOSPITALS[0] / "models",
-            "sam_federated_segmentation": self.folder / "federation" / "global",
-        }
-        for name, models in weights.items():
+        for name, models in self.weights().items():
             target = self.folder / "bundles" / name
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(Path("bundles") / name, target, ignore=shutil.ignore_patterns(*LEFT_BEHIND))
@@ -260,6 +263,16 @@ class Way:
                 shutil.copytree(models, target / "models")
                 self.mark(target / "configs" / "metadata.json", self.scores()[name])
                 fit_metadata(Bundle(target))
+
+    def weights(self) -> dict[str, Path | None]:
+        """The five bundles, and where the demo leaves weights for them."""
+        return {
+            "cxr_embedding_export": None,
+            "cxr_msdino_pretraining": self.folder / "pretraining" / "models",
+            "cxr_classification": self.folder / "classification" / HOSPITALS[0] / "models",
+            "cxr_segmentation": self.folder / "segmentation" / HOSPITALS[0] / "models",
+            "sam_federated_segmentation": self.folder / "federation" / "global",
+        }
 
     def mark(self, metadata: Path, scores: dict[str, float]) -> None:
         """Say in a bundle what its weights are, with their own scores in place of the benchmarks'."""
@@ -347,8 +360,8 @@ def surroundings(folder: Path) -> dict[str, str]:
     """The environment, with the caches that libraries would leave in the home directory and in /tmp."""
     cache = folder.resolve() / ".cache"
     own = {"MPLCONFIGDIR": cache / "matplotlib", "TORCHINDUCTOR_CACHE_DIR": cache / "torch", "XDG_CACHE_HOME": cache}
-    own |= {"PYTHONPYCACHEPREFIX": cache / "python"}
-    return {**{name: str(path) for name, path in own.items()}, **os.environ}
+    compiled = {"PYTHONPYCACHEPREFIX": str(cache / "python")}  # whoever says otherwise has a reason
+    return {**compiled, **os.environ, **{name: str(path) for name, path in own.items()}}
 
 
 def machine(folder: Path) -> Any:
@@ -426,7 +439,12 @@ def walk_stage(stage: Stage, folder: Path) -> None:
                     f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
                     "or run the demo again: what is finished is kept."
                 )
-    except (OSError, KeyError, ValueError) as error:  # between two commands: a file that is not as they leave it
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        UserError,
+    ) as error:  # between two commands: a file that is not as they leave it
         raise SystemExit(
             f"\n{stage.title}: failed ({type(error).__name__}: {error}). Run the demo again; if it fails again, in "
             "another --output_dir (make: DEMO=...)."
@@ -451,6 +469,8 @@ def walk(way: Way) -> None:
         if stage.title in finished and gone:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, but {gone[0]} is gone; made again")
             del finished[stage.title]
+        if number == len(stages) and taken:  # it shows what the others made
+            finished.pop(stage.title, None)
         if stage.title in finished:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
             continue

@@ -335,6 +335,8 @@ def show(table: Sequence[Mapping[str, Any]], sizes: Sequence[int]) -> None:
         for entry in table
     ]
     report("Attacks and worth, SYNTHETIC but for 'real'; * no setting is better in both", header, lines)
+    if all(entry["linear_auc"] is None for entry in table):
+        return
     chosen = [entry for entry in table if entry["worst"] < BAR and entry["linear_auc"] is not None]
     if chosen:
         best = max(chosen, key=lambda entry: float(entry["linear_auc"]))
@@ -408,7 +410,8 @@ def main() -> None:
     table = summary(rows, arguments.attack_sizes)
     show(table, arguments.attack_sizes)
     picture = (arguments.output_file or arguments.work_dir / "frontier.json").with_suffix(".png")
-    draw(table, picture, arguments.attack_sizes)
+    if any(entry["linear_auc"] is not None for entry in table):
+        draw(table, picture, arguments.attack_sizes)
     for row in rows:
         for found in row["attacks"].values():
             del found["rows"]  # of every attacker: too long a file

@@ -51,7 +51,8 @@ def _sections(asked: str | Sequence[str] | None, datalist: str | Path | None) ->
         return SECTIONS
     if datalist is None:
         raise UserError("--sections chooses among those of a datalist; give --datalist, too.")
-    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else [str(name) for name in asked]
+    listed = asked if isinstance(asked, (list, tuple)) else str(asked).split(",")
+    names = [str(name).strip() for name in listed]
     if unknown := [name for name in names if name not in SECTIONS]:
         raise UserError(f"--sections takes {', '.join(SECTIONS)}, got {', '.join(unknown) or 'none'}.")
     return tuple(names)

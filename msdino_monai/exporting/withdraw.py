@@ -13,6 +13,7 @@ from msdino_monai.flags import split_flags
 from msdino_monai.settings import is_command_line
 from msdino_monai.vault import ExportDescription, ExportState, withdraw_patient
 from msdino_monai.vault.atomic import write_file
+from msdino_monai.vault.manifest import MANIFEST_FILE, decode_manifest
 
 
 def remember_command(state: ExportState, description: ExportDescription) -> None:
@@ -45,12 +46,24 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
     print(f"{result.images} images of the patient are withdrawn; {result.again} others must be exported again.")
     if not export_again or result.again == 0:
         return 0
+    expected = _images_in(output) + result.again
     here = ["--output_dir", str(output), "--state_dir", str(state)]  # the folders may have moved since
     command = [sys.executable, "-m", "monai.bundle", *arguments, *here]
     status = subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603 -- as the user typed it
     if status not in (0, 3):
         raise UserError("the patient is withdrawn, but the export did not complete; run its command again.")
+    if (missing := expected - _images_in(output)) > 0:
+        print(
+            f"{missing} of them did not come back: the last command of this export does not name them, or their files "
+            "are gone. Run the command that exported them once more."
+        )
+        return 3
     return 0
+
+
+def _images_in(output_dir: Path) -> int:
+    path = output_dir / MANIFEST_FILE
+    return decode_manifest(path.read_bytes(), path).images
 
 
 def _settings_of(description: ExportDescription) -> dict[str, object]:

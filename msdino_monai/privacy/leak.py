@@ -25,6 +25,8 @@ _DEVIATIONS = 6.5  # standard deviations from what fresh shuffles give: once in 
 _RARE_DEVIATIONS = 9.0  # the same of a count, whose chance falls more slowly
 _MISFITS = 0.1  # share of one component's values that may be further from the truth than rounding explains
 _SINGLE_PRECISION = 1e-5  # an error of sums in float32 is smaller
+_LOW_BITS = 8  # where a message could hide
+_FEWEST_CELLS = 8  # below, squares are too far from normal to be judged as such
 _SHORTEST_NAME = 5  # letters of an identifier below which chance finds it in megabytes
 
 
@@ -65,7 +67,7 @@ def value_leaks(
 
     With noise, whether it is as strong as the manifest says, drawn afresh for every view, and the same everywhere.
     """
-    shape = tokens.shape[:2]
+    shape, grid = tokens.shape[:2], embedder.grid
     whole = np.stack([expected_tokens(view, embedder) for image in views for view in image])  # (R, N, D)
     flat, places = tokens.reshape(-1, *tokens.shape[2:]), orders.reshape(-1, orders.shape[-1])
     embedded = np.take_along_axis(whole, places[..., None], 1)
@@ -79,23 +81,23 @@ def value_leaks(
     residual = np.where(has_noise, (flat - embedded) / np.maximum(spread, _SINGLE_PRECISION), 0)
     size = residual.std(axis=(1, 2), keepdims=True)
     residual /= np.maximum(size, 1e-9)
-    bits = _last_bits(flat, dtype, spread)
-    return _each_image(
-        {
-            "noise is weaker than the manifest says": (has_noise & (size < 0.8))[:, 0, 0],
-            **_draws("noise", residual, places, embedder.grid),
-            **_draws("the last bit", bits, places, embedder.grid),
-        },
-        shape[0],
-    )
-
-
-def _last_bits(tokens: Floats, dtype: str, spread: Floats) -> Floats:
-    """The last bit of every value as written, -1 or 1; 0 where noise is too weak to make it random."""
-    stored, scale = quantise(tokens, dtype)
+    stored, scale = quantise(flat, dtype)
     step = np.spacing(np.abs(stored).max((1, 2))).astype(np.float32) if dtype == "float16" else scale
-    bits = stored.view(np.uint16 if dtype == "float16" else np.uint8) & 1
-    return np.asarray((2.0 * bits - 1) * (spread > 2 * step[:, None, None]), dtype=np.float32)
+    found = {
+        "noise is weaker than the manifest says": (has_noise & (size < 0.8))[:, 0, 0],
+        **_draws("noise", residual, places, grid),
+    }
+    for bit in range(_LOW_BITS):
+        drawn = _bit(stored, bit) * (spread > 2 ** (bit + 1) * step[:, None, None])  # a higher one noise does not draw
+        for way, which in _draws("a low bit", drawn, places, grid).items():
+            found[way] = found.get(way, False) | which
+    return _each_image(found, shape[0])
+
+
+def _bit(stored: npt.NDArray[Any], bit: int) -> Floats:
+    """One bit of every value as written, the lowest is 0: -1 or 1."""
+    whole = stored.view(np.uint16 if stored.itemsize == 2 else np.uint8)
+    return np.asarray(2.0 * (whole >> bit & 1) - 1, dtype=np.float32)
 
 
 def _draws(name: str, drawn: npt.NDArray[np.floating[Any]], places: Integers, grid: tuple[int, int]) -> Found:
@@ -204,7 +206,7 @@ def _repeated(drawn: npt.NDArray[np.floating[Any]]) -> bool:
     """
     views = (drawn != 0).any(2).sum(0)  # (K,): how many views fill the place
     known = views > 1
-    if len(drawn) < 3 or not known.any():
+    if len(drawn) < 3 or known.sum() < _FEWEST_CELLS:
         return False
     excess = drawn.sum(0)[known] ** 2 / views[known, None] - 1  # about chi-squared, less its mean
     by_component = excess.sum(0) / (2 * len(excess)) ** 0.5

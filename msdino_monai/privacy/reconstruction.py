@@ -146,8 +146,8 @@ def attack_patches(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
             f"{KNOWN_ORDER}: {way}", Knowledge(order=True, auxiliary_images=auxiliary), tasks, known, learnt, seed
         )
         yield replace(attempt, caption="its patches, were their order known") if auxiliary else attempt
-    if len(tasks[0].views) > 1:
-        yield _averaged(tasks, learnt, seed)
+    for views in range(2, len(tasks[0].views) + 1):
+        yield _averaged(tasks, learnt, views, seed)
     came = [join_patches(likely(task, task.guess), task.guess, embedder.grid) for task in tasks]
     attempt = _pictures(AS_IT_CAME, Knowledge(auxiliary_images=True), tasks, came, learnt, seed)
     yield replace(attempt, caption="its patches, in the order of the file")
@@ -160,17 +160,21 @@ def _likely(task: Puzzle, view: int, order: Integers, learnt: Learnt) -> Floats:
     return invert_with_prior(bare, embedder, learnt.prior, task.variance, whole=True)
 
 
-def _averaged(tasks: Sequence[Puzzle], learnt: Learnt, seed: int) -> Attempt:
-    """What all views together show, were their orders known: noise and dropped margins average out."""
+def _averaged(tasks: Sequence[Puzzle], learnt: Learnt, views: int, seed: int) -> Attempt:
+    """What views together show, were their orders known: noise and dropped margins average out."""
     grid = tasks[0].sample.evidence.embedder.grid
 
     def picture(task: Puzzle) -> Floats:
-        views = enumerate(task.orders)
-        return average_views(np.stack([join_patches(_likely(task, v, o, learnt), o, grid) for v, o in views]))
+        orders = task.orders[:views]
+        patches = [_likely(task, view, order, learnt) for view, order in enumerate(orders)]
+        pictures = [join_patches(each, order, grid) for each, order in zip(patches, orders, strict=True)]
+        shown = [join_patches(np.ones_like(each), order, grid) for each, order in zip(patches, orders, strict=True)]
+        return average_views(np.stack(pictures), np.stack(shown))
 
     knowledge = Knowledge(order=True, auxiliary_images=True, all_views=True)
-    pictures = [picture(task) for task in _bar(tasks, "averaging views")]
-    return _pictures(f"{KNOWN_ORDER}: all views averaged", knowledge, tasks, pictures, learnt, seed)
+    name = f"{KNOWN_ORDER}: {views} views averaged"
+    attempt = _pictures(name, knowledge, tasks, [picture(task) for task in _bar(tasks, name)], learnt, seed)
+    return replace(attempt, caption=f"{views} views averaged, were their orders known")
 
 
 def _pictures(

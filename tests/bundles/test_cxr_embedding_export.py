@@ -225,6 +225,28 @@ def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: P
     assert main(["withdraw", *arguments, "--patient_id", "unknown"]) == 1, "a mistyped patient must not look withdrawn"
 
 
+def test_withdrawal_says_which_images_its_command_does_not_bring_back(
+    hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = sorted(path.name for path in hospital.iterdir())
+    patient = str(pydicom.dcmread(hospital / names[0]).PatientID)
+    theirs = [name for name in names if str(pydicom.dcmread(hospital / name).PatientID) == patient]
+    others = [name for name in names if name not in theirs]
+    sections = {"training": [*theirs, *others[1:]], "test": others[:1]}
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({part: [{"image": name} for name in files] for part, files in sections.items()}))
+    flags = ["--dataset_dir", hospital, "--output_dir", tmp_path / "out", "--site_id", "hospital_a"]
+    small = {**SMALL, "images_per_shard": 100}  # one shard a run
+    flags += ["--datalist", datalist, *(part for name, value in small.items() for part in (f"--{name}", value))]
+    for section in sections:
+        assert command(EXPORT, *flags, "--sections", section).returncode == 0
+    arguments = ["--state_dir", str(tmp_path / "out.state"), "--output_dir", str(tmp_path / "out")]
+    assert main(["withdraw", *arguments, "--patient_id", patient]) == 3
+    assert f"{len(others) - 1} of them did not come back" in capsys.readouterr().out
+    assert command(EXPORT, *flags, "--sections", "training,test").returncode == 0
+    assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == len(others)
+
+
 def test_withdrawal_after_a_move_completes_the_moved_export(hospital: Path, tmp_path: Path) -> None:
     flags = ["--dataset_dir", hospital, "--output_dir", tmp_path / "out", "--site_id", "hospital_a"]
     small = [part for name, value in SMALL.items() for part in (f"--{name}", value)]

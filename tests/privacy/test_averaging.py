@@ -32,5 +32,15 @@ def test_views_without_noise_keep_the_picture(pictures: np.ndarray) -> None:
     assert compare_pictures(average_views(views_of(pictures[0], 0.0).astype(np.float32)), pictures[0]).ssim > 0.95
 
 
+def test_dropped_patches_are_filled_by_other_views_and_not_averaged_in(pictures: np.ndarray) -> None:
+    views = views_of(pictures[0], 0.0).astype(np.float32)
+    cells = np.random.default_rng(1).random((len(views), 14, 14)) < 0.5
+    shown = cells.repeat(16, 1).repeat(16, 2).astype(np.float32)
+    one, together = (
+        compare_pictures(each, pictures[0]) for each in (views[0] * shown[0], average_views(views * shown, shown))
+    )
+    assert together.psnr > one.psnr + 6
+
+
 def test_one_view_is_its_own_average(pictures: np.ndarray) -> None:
     np.testing.assert_array_equal(average_views(pictures[:1]), pictures[0])

@@ -80,7 +80,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 2, D 128, noise 0.3": {**FIRST_DEFAULT, "noise": 0.3},
     "margin 2, D 128, kept 0.5": {**FIRST_DEFAULT, "kept_share": 0.5},
     "margin 2, D 128, codes 0.5": {**FIRST_DEFAULT, "position_scale": 0.5},
-    "none, 2 views": {**NONE, "num_views": 2},
     "D 64, noise 0.3, 2 views": {**NONE, "embedding_dim": 64, "noise": 0.3, "num_views": 2},
 }
 BAR = 0.2  # neighbours put together, above which a setting is no choice

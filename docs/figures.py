@@ -93,13 +93,20 @@ def gain_block() -> str:
     better = sum(few_labels(row, "pretrained") > few_labels(row, "scratch") for row in rows)
     return prose(
         "Pretraining is worth little on this small cohort. Measured at "
-        f"{settings['img_size']} pixels with the export's default ({defences()}).",
+        f"{settings['img_size']} pixels with {whose_defences()} ({defences()}).",
         f"Mean AUC over {len(settings['seeds'])} seeds with {100 * settings['label_fraction']:.0f} % of the labels: "
         f"{found['few_labels_auc_pretrained']:.3f} from the returned body,",
         f"{found['few_labels_auc_from_scratch']:.3f} from scratch; better in {better} of {len(rows)} seeds.",
         f"A linear probe of frozen features: {found['linear_auc_pretrained']:.3f}, of an untrained body "
         f"{found['linear_auc_untrained']:.3f}.",
     )
+
+
+def whose_defences() -> str:
+    """Whether what was measured is still what an export begins with."""
+    config = json.loads((ROOT / "bundles/cxr_embedding_export/configs/inference.json").read_text(encoding="utf-8"))
+    measured = results("pretraining_value")["results"]["export"].items()
+    return "the export's default" if all(config[name] == value for name, value in measured) else "other defences"
 
 
 def defences() -> str:

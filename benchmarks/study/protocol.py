@@ -81,14 +81,17 @@ class Protocol:
     patients: int = 800
     image_size: int = 160
     img_size: int = 128
-    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
     views: int = 1
-    max_epochs: int = 30
-    rounds: int = 15
-    patience: int = 10
+    epochs: dict[float, int] = field(default_factory=lambda: {0.01: 200, 0.1: 100, 1.0: 10})  # by share of labels
+    rounds: int = 10
     body: dict[str, int] = field(default_factory=lambda: dict(BODY))
     pretraining: dict[str, Any] = field(default_factory=dict)
     finetuning: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Shares of labels."""
+        return tuple(self.epochs)
 
 
 SIZES = {
@@ -96,7 +99,7 @@ SIZES = {
     # Shows that every row can be made, and nothing else.
     "small": Protocol(
         seeds=(1,), hospitals=("site_a", "site_b"), learners=("site_a",), unseen="site_c", patients=10, image_size=64,
-        img_size=32, fractions=(1.0,), views=2, max_epochs=1, rounds=1, patience=1,
+        img_size=32, views=2, epochs={1.0: 1}, rounds=1,
         body={"hidden_size": 16, "mlp_dim": 32, "num_layers": 3, "num_heads": 2},
         pretraining={
             "num_prototypes": 32, "head_dim": 32, "bottleneck_dim": 8, "batch_size": 4, "max_epochs": 1,

@@ -119,6 +119,7 @@ class Seed:
         backbone = self.pretrain(arm)[0] if arm.backbone else None
         self.prepare()
         sizes = self.protocol
+        epochs = sizes.epochs[fraction]
         given = {
             "img_size": sizes.img_size, "label_fraction": fraction, "seed": self.seed, "num_workers": 0,
             "backbone": backbone, **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
@@ -127,7 +128,7 @@ class Seed:
             chosen = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
             command = ours(
                 "federate", bundle=BUNDLE_OF[task.bundle], sites_dir=self.folder / "hospitals", rounds=sizes.rounds,
-                local_epochs=max(1, sizes.max_epochs // sizes.rounds), output_dir=place / "federation", set=chosen,
+                local_epochs=max(1, epochs // sizes.rounds), output_dir=place / "federation", set=chosen,
             )  # fmt: skip
             model = place / "federation" / "global" / "model.pt"
         else:
@@ -135,7 +136,7 @@ class Seed:
             datalist = self.folder / "lists" / "pooled.json" if site is None else data / "datalist.json"
             command = bundle(
                 task.bundle, ["train"], dataset_dir=data, datalist=datalist, output_dir=place,
-                max_epochs=sizes.max_epochs, patience=sizes.patience, **given,
+                max_epochs=epochs, val_interval=epochs, **given,  # the last weights: validation chooses nothing
             )  # fmt: skip
             model = place / "models" / "model.pt"
         return model, self.make(place, lambda made: run(command, made / "log.txt"))

@@ -126,7 +126,7 @@ def test_another_protocol_is_another_digest_and_seeds_are_not() -> None:
 
     protocol = SIZES["study"]
     assert digest(protocol) == digest(replace(protocol, seeds=(1,)))
-    assert digest(protocol) != digest(replace(protocol, max_epochs=31))
+    assert digest(protocol) != digest(replace(protocol, rounds=31))
 
 
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:

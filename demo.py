@@ -76,17 +76,17 @@ class Way:
 
     def stages(self) -> list[Stage]:
         folder, each = self.folder, [(name, name.replace("_", " ").title()) for name in HOSPITALS]
-        tuned = zip(each, (250, 55, 55), strict=True)  # the first also learns from scratch
+        tuned = zip(each, (125, 65, 65), strict=True)  # the first also learns from scratch
         return [
             Stage(
                 "Three synthetic hospitals, and the keys of all sides",
-                55,
+                75,
                 self.prepare,
                 (folder / "cohort" / "cohort.json", folder / "volumes", self.key_file(HOSPITALS[-1])),
             ),
             Stage(
                 "Hospital A's privacy officer sees what an attacker would get",
-                18,
+                75,
                 self.audit,
                 (folder / "audit" / "audit.json",),
                 is_verdict=True,
@@ -94,14 +94,14 @@ class Way:
             *(
                 Stage(
                     f"{title} exports, once",
-                    11,
+                    28,
                     partial(self.export, name),
                     (folder / "exports" / name / "manifest.json", folder / "receipts" / f"{name}.json"),
                 )
                 for name, title in each
             ),
             Stage(
-                "The coordinator pretrains one body on three exports", 113, self.pretrain, (self.model("pretraining"),)
+                "The coordinator pretrains one body on three exports", 45, self.pretrain, (self.model("pretraining"),)
             ),
             *(
                 Stage(f"{title} learns from few labels", seconds, partial(self.finetune, name), self.models(name))
@@ -109,7 +109,7 @@ class Way:
             ),
             Stage(
                 "Hospital A tries its models",
-                50,
+                100,
                 self.use,
                 (
                     *(folder / run / HOSPITALS[0] / "test" / "metrics.json" for run in self.trained(HOSPITALS[0])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -106,11 +107,11 @@ def test_report_shows_pictures_and_verdict_and_asks_for_nothing(bare: PrivacyAud
         assert words in html.lower()
 
 
-def test_report_fits_a_phone_and_breaks_no_picture(
+def test_report_fits_a_phone_and_paper_and_breaks_no_picture(
     bare: PrivacyAudit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "reporting"))
-    from chromium import look_at
+    from chromium import look_at, print_page
 
     sight = look_at(bare.output_dir / "report.html", tmp_path / "browser")
     for view in sight.views:
@@ -118,6 +119,11 @@ def test_report_fits_a_phone_and_breaks_no_picture(
         assert (view.wide, view.broken) == ([], [])
         assert view.pictures == len(page_of(bare)["pictures"])
     assert sight.requests == []
+    paper = print_page(bare.output_dir / "report.html", tmp_path / "paper")
+    assert paper.startswith(b"%PDF-")
+    assert (
+        len(set(re.findall(rb"(\d+) 0 obj\s*<<[^>]*?/Subtype\s*/Image", paper))) >= len(page_of(bare)["pictures"]) // 2
+    )
 
 
 def test_margin_and_fewer_dimensions_leave_the_attackers_less(

@@ -80,8 +80,8 @@ def test_sealed_export_reaches_the_coordinator(hospital: Path, keys: Path, tmp_p
 
 
 def test_kept_orders_bring_the_image_back(hospital: Path, keys: Path, tmp_path: Path) -> None:
-    """Without augmentation, margin or drop the un-shuffled tokens are those of the image, patch by patch."""
-    settings: dict[str, Any] = {**PLAIN_VIEWS, "margin": 0, "order_recipients": recipient(keys, "orders")}
+    """Without augmentation, margin, noise or drop the un-shuffled tokens are those of the image, patch by patch."""
+    settings: dict[str, Any] = {**PLAIN_VIEWS, "margin": 0, "noise": 0.0, "order_recipients": recipient(keys, "orders")}
     export(hospital, tmp_path / "out", **settings)
     state = ExportState(tmp_path / "out.state")
     store = TokenStore(tmp_path / "out", allow_unsigned=True)
@@ -159,7 +159,7 @@ def test_second_run_skips_what_is_finished_and_takes_what_is_new(hospital: Path,
 @pytest.mark.parametrize(
     "change",
     [
-        {"margin": 3},
+        {"margin": 4},
         {"allow_burned_in_annotation": True},
         {"noise": 0.1},
         {"num_views": 2},

@@ -115,7 +115,7 @@ def test_audit_attacks_what_the_export_would_write() -> None:
     assert all(reference == f"@{name}" and audit[name] is None for name, reference in given.items())
     run_alone = {"bundle_root", "dataset_dir", "datalist", "output_dir", "state_dir", "site_id", "recipient"}
     run_alone |= {"signing_key", "order_recipients", "dry_run", "require_audit", "audit", "batch_size", "num_workers"}
-    run_alone |= {"images_per_shard"}
+    run_alone |= {"images_per_shard", "sections"}
     settings = {
         name for name, value in exporting.items() if not isinstance(value, dict | list) and "$" not in str(value)
     }

@@ -439,12 +439,8 @@ def walk_stage(stage: Stage, folder: Path) -> None:
                     f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
                     "or run the demo again: what is finished is kept."
                 )
-    except (
-        OSError,
-        LookupError,
-        ValueError,
-        UserError,
-    ) as error:  # between two commands: a file that is not as they leave it
+    # Between two commands: a file is not as they leave it.
+    except (OSError, LookupError, ValueError, UserError) as error:
         raise SystemExit(
             f"\n{stage.title}: failed ({type(error).__name__}: {error}). Run the demo again; if it fails again, in "
             "another --output_dir (make: DEMO=...)."

@@ -33,7 +33,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python demo.py --output_dir "$(DEMO)" --size $(SIZE)
+	$(BIN)/python -B demo.py --output_dir "$(DEMO)" --size $(SIZE)
 
 test: $(VENV)/.installed
 	$(PYTEST) $(TESTS)

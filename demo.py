@@ -16,9 +16,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,13 @@ from typing import Any
 
 from msdino_monai.errors import UserError
 
+ROOT = Path(__file__).resolve().parent
 # What runs in the repository's own bundles may have left there.
 LEFT_BEHIND = ("models", "checkpoints", "cache", "tensorboard", "eval", "run.json", "curves.csv", "__pycache__")
 HOSPITALS = ("hospital_a", "hospital_b", "hospital_c")
 QUARANTINED = 3  # exit status: finished, and some files were set aside
+CACHES = (".cache", ".tmp")  # what libraries and processes leave, in the demo's folder too
+LONGEST_SCRATCH = 70  # of a path; sockets lie below it, and theirs may have 108 bytes
 GRACE = 30.0  # seconds a command has to stop when it is told to
 Command = list[str]
 
@@ -46,11 +50,12 @@ class Size:
     slice_size: int
     rounds: int
     audited: int
+    pace: float  # of the seconds that the stages name
 
 
 SIZES = {
-    "demo": Size(40, 128, 32, 12, 6, 64, 3, 6),
-    "small": Size(12, 64, 2, 2, 5, 32, 2, 3),
+    "demo": Size(40, 128, 32, 12, 6, 64, 3, 6, 1.0),
+    "small": Size(12, 64, 2, 2, 5, 32, 2, 3, 0.4),
 }
 
 
@@ -358,10 +363,25 @@ def clock(seconds: float) -> str:
 
 def surroundings(folder: Path) -> dict[str, str]:
     """The environment, with the caches that libraries would leave in the home directory and in /tmp."""
-    cache = folder.resolve() / ".cache"
+    cache = folder.resolve() / CACHES[0]
     own = {"MPLCONFIGDIR": cache / "matplotlib", "TORCHINDUCTOR_CACHE_DIR": cache / "torch", "XDG_CACHE_HOME": cache}
     compiled = {"PYTHONPYCACHEPREFIX": str(cache / "python")}  # whoever says otherwise has a reason
     return {**compiled, **os.environ, **{name: str(path) for name, path in own.items()}}
+
+
+@contextmanager
+def scratch(folder: Path) -> Iterator[None]:
+    """Temporary files of all commands lie in the folder too, and are gone after it, whatever ends the commands."""
+    place = folder.resolve() / CACHES[1]
+    if len(os.fsencode(place)) > LONGEST_SCRATCH:
+        place = Path(tempfile.mkdtemp(prefix="demo_"))
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    os.environ["TMPDIR"] = str(place)
+    try:
+        yield
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def machine(folder: Path) -> Any:
@@ -436,7 +456,7 @@ def walk_stage(stage: Stage, folder: Path) -> None:
             elif status not in (0, QUARANTINED):
                 sys.exit(
                     f"\nThis step failed (status {status}). Repeat it with\n\n"
-                    f"  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
+                    f"  cd {shlex.quote(str(ROOT))}\n  . {shlex.quote(sys.prefix)}/bin/activate\n  {shown(command)}\n\n"
                     "or run the demo again: what is finished is kept."
                 )
     # Between two commands: a file is not as they leave it.
@@ -451,8 +471,11 @@ def walk(way: Way) -> None:
     """Every stage that is not finished yet, with what it runs, how long it took and how long the rest may take."""
     way.folder.mkdir(parents=True, exist_ok=True)
     done_file = way.folder / "finished.json"
-    page = json.loads(done_file.read_text()) if done_file.exists() else {"size": vars(way.size), "stages": {}}
-    if page["size"] != vars(way.size):
+    try:
+        page = json.loads(done_file.read_text()) if done_file.exists() else {"size": vars(way.size), "stages": {}}
+    except ValueError:
+        sys.exit(f"{done_file} is damaged; remove it, and every stage is made again.")
+    if page.get("size") != vars(way.size):
         sys.exit(
             f"{way.folder} holds a demo of another size; give another --output_dir (make: DEMO=...), or remove it."
         )
@@ -471,7 +494,7 @@ def walk(way: Way) -> None:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
             continue
         rest = sum(later.seconds for later in stages[number - 1 :] if later.title not in finished)
-        pace = taken / expected if expected else 1.0
+        pace = taken / expected if expected else way.size.pace
         elapsed = time.monotonic() - started
         print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
         begun = time.monotonic()
@@ -483,7 +506,10 @@ def walk(way: Way) -> None:
             write_whole(done_file, page)
         finished[stage.title] = spent.pop(stage.title)
         expected, taken = expected + stage.seconds, taken + now
-        page |= {"date": time.strftime("%Y-%m-%d"), "machine": page.get("machine") or machine(way.folder)}
+        page["date"] = time.strftime("%Y-%m-%d")
+        write_whole(done_file, page)
+    if "machine" not in page:
+        page["machine"] = machine(way.folder)
         write_whole(done_file, page)
     print(f"\nDone in {clock(time.monotonic() - started)}. The report: {way.folder / 'report.html'}")
 
@@ -493,15 +519,22 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("demo"))
     parser.add_argument("--size", choices=SIZES, default="demo")
     arguments = parser.parse_args()
-    folder, ours = arguments.output_dir, ("finished.json", "commands.txt")
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).exists() for name in ours):
+    folder: Path = arguments.output_dir
+    if Path.cwd() != ROOT:  # the bundles are named as they are from there
+        folder = folder.resolve()
+        os.chdir(ROOT)
+    if folder.exists() and not folder.is_dir():
+        sys.exit(f"{folder} is a file; name a folder.")
+    held = {path.name for path in folder.iterdir()} - {*CACHES} if folder.is_dir() else set()
+    if held and not held & {"finished.json", "commands.txt"}:
         sys.exit(f"{folder} holds other files, and a demo replaces what it finds; give an --output_dir of its own.")
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(each) != signal.SIG_IGN:  # nohup has its reasons
             signal.signal(each, interrupt)
     os.environ.update(surroundings(folder))
     try:
-        walk(Way(arguments.output_dir, SIZES[arguments.size]))
+        with scratch(folder):
+            walk(Way(folder, SIZES[arguments.size]))
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)

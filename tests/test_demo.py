@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -224,6 +225,17 @@ demo.main()
 """
 
 
+DEMO_OF_NOTHING = """
+import importlib.util, pathlib, sys
+sys.argv = ["demo.py", "--output_dir", sys.argv[2]]
+spec = importlib.util.spec_from_file_location("demo", {path!r})
+sys.modules["demo"] = demo = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(demo)
+demo.Way.stages = lambda self: []
+demo.main()
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_interrupted_demo_says_one_line_leaves_no_process_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     program = DEMO.format(path=str(ROOT / "demo.py"), child=CHILD)
@@ -270,6 +282,52 @@ def test_caches_of_libraries_stay_in_the_folder(
     demo.walk(way_of(demo, tmp_path / "demo", python(program)))
     assert (tmp_path / "demo" / ".cache" / "matplotlib").is_dir()
     assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_temporary_files_lie_in_the_folder_and_go_with_the_demo(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(demo, "LONGEST_SCRATCH", 1000)
+    leaving = python("import tempfile; print(tempfile.mkdtemp())")
+    with demo.scratch(tmp_path / "demo"):
+        demo.walk(way_of(demo, tmp_path / "demo", leaving))
+        assert len(list((tmp_path / "demo" / ".tmp").iterdir())) == 1
+    assert not (tmp_path / "demo" / ".tmp").exists()
+
+
+def test_temporary_files_lie_elsewhere_where_a_path_is_too_long_for_a_socket(
+    demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "as it was")
+    with demo.scratch(tmp_path / ("long" * 20)):
+        place = Path(os.environ["TMPDIR"])
+        assert place.is_dir()
+        assert len(str(place)) < demo.LONGEST_SCRATCH
+    assert not place.exists()
+
+
+@pytest.mark.parametrize("content", ["", "{"])
+def test_damaged_record_is_named(demo: ModuleType, tmp_path: Path, content: str) -> None:
+    (tmp_path / "finished.json").write_text(content)
+    with pytest.raises(SystemExit, match=r"finished\.json is damaged; remove it"):
+        demo.walk(way_of(demo, tmp_path, python("pass")))
+
+
+def test_demo_that_was_begun_and_left_nothing_may_begin_again(tmp_path: Path) -> None:
+    """Another directory, and a folder that holds nothing but caches; a file in the folder's place is refused."""
+    (tmp_path / "demo" / ".cache").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    done = {
+        name: subprocess.run(
+            [sys.executable, "-c", DEMO_OF_NOTHING.format(path=str(ROOT / "demo.py")), "demo.py", name],
+            capture_output=True, text=True, check=False, cwd=tmp_path,
+        )
+        for name in ("demo", "file")
+    }  # fmt: skip
+    assert done["demo"].returncode == 0, done["demo"].stderr
+    assert f"The report: {tmp_path / 'demo' / 'report.html'}" in done["demo"].stdout
+    assert done["file"].stderr == f"{tmp_path / 'file'} is a file; name a folder.\n"
 
 
 def test_old_verdict_does_not_hide_a_failure(demo: ModuleType, tmp_path: Path) -> None:

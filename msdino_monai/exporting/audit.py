@@ -17,6 +17,8 @@ from msdino_monai.vault.manifest import canonical
 
 _log = logging.getLogger("msdino_monai.export")
 
+ATTACKERS = 2  # counts up when they become stronger; older audits say too little then
+
 _ASKED = {"max_order_leaks", "max_neighbour_accuracy"}  # without these an audit says nothing
 _RUN_IT = "run configs/privacy_audit.json with the settings of this export, then give --audit <its audit.json>"
 
@@ -39,6 +41,8 @@ class Audit:
 
     settings: dict[str, Any]
     version: str
+    attackers: int
+    weaker: tuple[str, ...]  # settings under which it attacked with less than usual
     passed: bool
     checks: dict[str, tuple[float, float]]  # what was reached, and the limit
 
@@ -62,6 +66,12 @@ def check_audit(audit: str | Path | None, required: bool, description: ExportDes
         raise UserError(f"the audit {audit} did not ask for {', '.join(missing)}; set a threshold, and {_RUN_IT}.")
     if found.version != __version__:
         raise UserError(f"the audit {audit} is by version {found.version}, this is {__version__}; {_RUN_IT}.")
+    if found.attackers != ATTACKERS:
+        raise UserError(
+            f"the audit {audit} is by attackers {found.attackers}, those of now are {ATTACKERS}; {_RUN_IT}."
+        )
+    if found.weaker:
+        _log.warning("The audit %s attacked with less than usual (%s): it says less.", audit, ", ".join(found.weaker))
     said = ", ".join(f"{name} {reached:.3f} of {limit:g}" for name, (reached, limit) in found.checks.items())
     _log.info("The audit %s passed: %s.", audit, said)
 
@@ -81,7 +91,14 @@ def _read(path: Path) -> Audit:
             raise ValueError("altered")
         if hash_settings(page["export"]) != page["export_sha256"]:
             raise ValueError("altered")
-        return Audit(dict(page["export"]), str(page["versions"]["msdino_monai"]), result == "pass", checks)
+        return Audit(
+            settings=dict(page["export"]),
+            version=str(page["versions"]["msdino_monai"]),
+            attackers=int(page.get("attackers", 1)),
+            weaker=tuple(map(str, page.get("weaker_than_usual", ()))),
+            passed=result == "pass",
+            checks=checks,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no audit.json that can be used ({type(error).__name__}); {_RUN_IT}.") from error
 

@@ -14,7 +14,7 @@ Integers = npt.NDArray[np.int64]
 Pairs = npt.NDArray[np.int64]  # (pairs, 3): first class, second class, direction
 
 _GUESSES = 64  # random arrangements that measure chance
-_FEWEST_PAIRS = 0.1  # of all; an image with fewer that count says nothing
+_FEWEST_PAIRS = 0.1  # of those whose tokens were kept; an image with fewer that count says nothing
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def score_assembly(
     generator = np.random.default_rng(seed)
     shuffled = [_pairs(_board(generator.permutation(order), kinds, grid)) for _ in range(_GUESSES)]
     asked = kinds >= 0
-    few = len(truth) < _FEWEST_PAIRS * (2 * grid[0] * grid[1] - sum(grid))
+    few = len(truth) < _FEWEST_PAIRS * len(_pairs(_board(order, np.arange(len(order)), grid)))
     return AssemblyScore(
         neighbours=float("nan") if few else _shared(found, truth),
         places=float(np.mean((cells == order)[asked])) if asked.any() else float("nan"),

@@ -22,7 +22,7 @@ from PIL import Image
 
 from msdino_monai import __version__
 from msdino_monai.errors import UserError
-from msdino_monai.exporting.audit import hash_settings
+from msdino_monai.exporting.audit import ATTACKERS, hash_settings
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.plain import plain
 from msdino_monai.privacy import identification, reconstruction
@@ -34,7 +34,7 @@ from msdino_monai.privacy.reconstruction import Attempt, Learnt, Puzzle
 from msdino_monai.privacy.report import write_report
 from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample, write_sample
-from msdino_monai.privacy.verdict import JOINED_VIEWS, Verdict, check_limits, judge, look_at_order
+from msdino_monai.privacy.verdict import JOINED_VIEWS, STRENGTH, Verdict, check_limits, judge, look_at_order, weakened
 from msdino_monai.vault.atomic import make_private_folder
 
 _log = logging.getLogger("msdino_monai.audit")
@@ -261,6 +261,7 @@ class PrivacyAudit:
         )
 
     def _describe(self, sample: Sample, pool: Pool, found: Findings) -> dict[str, Any]:
+        strength = {name: getattr(self, name) for name in STRENGTH}
         return {
             "format": "msdino_monai privacy audit",
             "verdict": self.verdict.describe(),
@@ -273,7 +274,9 @@ class PrivacyAudit:
                 "auxiliary": len(pool.auxiliary),
                 "auxiliary_source": pool.source,
             },
-            "audit": plain({"seed": self.seed, "training_steps": self.training_steps, "thresholds": self.thresholds}),
+            "audit": plain({"seed": self.seed, **strength, "thresholds": self.thresholds}),
+            "attackers": ATTACKERS,
+            "weaker_than_usual": weakened(strength),
             "order_leaks": found.leaks,
             "rows": [row.describe() for row in found.rows],
             "left_out": [each.describe() for each in found.left_out],

@@ -15,17 +15,24 @@ _WHOLE = 0.999
 _DARKEST = 1e-3  # a gamma of black has no slope
 
 
-def average_views(pictures: Floats, shown: Floats | None = None) -> Floats:
-    """Pictures (V, H, W) in [0, 1] of one image, each under its own affine map and gamma, as one like the first.
+def average_views(pictures: Floats, shown: Floats | None = None) -> list[Floats]:
+    """Pictures (V, H, W) in [0, 1] of one image, each under its own affine map and gamma: 1, 2, ... V of them as one
+    (H, W) like the first.
 
     `shown` (V, H, W) is 0 where a view has no patch and 1 elsewhere; what no view shows stays black.
     """
     stack = torch.from_numpy(np.ascontiguousarray(pictures, dtype=np.float32))[:, None, None]  # (V, 1, 1, H, W)
     seen = torch.ones_like(stack) if shown is None else torch.from_numpy(shown).to(stack)[:, None, None]
     total, count = stack[0] * seen[0], seen[0].clone()
+    averages = [_mean(total, count)]
     for picture, there in zip(stack[1:], seen[1:], strict=True):
         moved, known = _laid_onto(stack[0], picture, seen[0], there)
         total, count = total + moved * known, count + known
+        averages.append(_mean(total, count))
+    return averages
+
+
+def _mean(total: torch.Tensor, count: torch.Tensor) -> Floats:
     return np.asarray((total / count.clamp_min(1))[0, 0].numpy(), dtype=np.float32)
 
 

@@ -17,14 +17,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Evidence:
-    """Token sets (B, V, K, D) of an export, the salted ids of their images, the embedder and the options."""
+    """Token sets (B, V, K, D) of an export, the salted ids of their images, and what the manifest says."""
 
     tokens: Floats
     image_ids: tuple[bytes, ...]
     embedder: KnownEmbedder
     noise: float
     dtype: str
-    options: dict[str, Any]
+    details: dict[str, Any]  # what is sealed inside the manifest
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -60,5 +60,5 @@ def open_evidence(
         embedder=rebuild(store.embedder, checkpoint),
         noise=float(options.get("noise", 0.0)),
         dtype="float16" if store.dtype == np.float16 else "int8",
-        options=options,
+        details={"embedder": dict(store.embedder), "options": options},
     )

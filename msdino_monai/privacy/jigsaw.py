@@ -48,6 +48,18 @@ class PuzzleScorer(Protocol):
 
 
 @dataclass(frozen=True)
+class Witnesses:
+    """Several scorers heard as one: what they say of pairs and of places adds up."""
+
+    scorers: tuple[PuzzleScorer, ...]
+    knowledge = Knowledge(auxiliary_images=True)
+
+    def scores(self, tokens: Floats) -> tuple[PairScores, Floats]:
+        pairs, places = zip(*(scorer.scores(tokens) for scorer in self.scorers), strict=True)
+        return combine(pairs), np.sum(places, axis=0)
+
+
+@dataclass(frozen=True)
 class JigsawAttack:
     """Attacks the views (V, K, D) of one image; the order the export left the tokens in changes nothing.
 
@@ -141,7 +153,7 @@ def _order(view: Floats) -> Integers:
     return np.lexsort(view.T)
 
 
-def combine(evidence: list[PairScores]) -> PairScores:
+def combine(evidence: Sequence[PairScores]) -> PairScores:
     """Independent witnesses: their log-odds add up, and the tokens compete again."""
     right = np.sum([scores.right for scores in evidence], axis=0)
     down = np.sum([scores.down for scores in evidence], axis=0)

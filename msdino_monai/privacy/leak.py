@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,8 @@ _SINGLE_PRECISION = 1e-5  # an error of sums in float32 is smaller
 _LOW_BITS = 8  # where a message could hide
 _FEWEST_CELLS = 8  # below, squares are too far from normal to be judged as such
 _SHORTEST_NAME = 5  # letters of an identifier below which chance finds it in megabytes
+_WORD = re.compile(r"[\w.^-]*\w")
+_RANDOM = {"bytes", "details", "embedder_sha256", "file", "sha256", "signature"}  # of a manifest
 
 
 def order_leaks(orders: Integers, grid: tuple[int, int]) -> tuple[Bools, list[str]]:
@@ -128,8 +132,13 @@ def rows_follow(values: Sequence[Any]) -> bool:
     return correlation > 0.999 or correlation * (count - 1) ** 0.5 > 5
 
 
-def file_leaks(export_dir: Path, opened_dir: Path, identifiers: Iterable[str]) -> list[str]:
-    """What the files of an export hold beyond a manifest and tokens; `opened_dir` holds the unsealed shards."""
+def file_leaks(
+    export_dir: Path, opened_dir: Path, identifiers: Iterable[str], details: Mapping[str, Any] | None = None
+) -> list[str]:
+    """What the files of an export hold beyond a manifest and tokens.
+
+    `opened_dir` holds the unsealed shards, `details` what is sealed inside the manifest.
+    """
     found = []
     for path in (path for path in export_dir.rglob("*") if path.is_file()):
         is_shard = path.parent.name == SHARD_FOLDER and SHARD_FILE.fullmatch(path.name)
@@ -140,11 +149,32 @@ def file_leaks(export_dir: Path, opened_dir: Path, identifiers: Iterable[str]) -
         table = np.load(path, mmap_mode="r", allow_pickle=False)
         if path.stat().st_size != table.offset + table.nbytes:
             found.append("a shard is longer than its tokens")
-    words = [word.encode() for word in set(identifiers) if len(word) >= _SHORTEST_NAME]
-    texts = [path.read_bytes() for path in (export_dir / MANIFEST_FILE, *opened)]
-    if any(word in text for text in texts for word in words):
+    wanted = {word for word in identifiers if len(word) >= _SHORTEST_NAME}
+    manifest = json.loads((export_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    told = wanted & {*_words(manifest), *_words(details)}
+    if told or any(word.encode() in path.read_bytes() for path in opened for word in wanted):
         found.append("a file name or patient number stands in the files")
     return sorted(set(found))
+
+
+def _words(told: Any) -> Iterator[str]:
+    """Every word somebody reads in JSON, but for hashes and ciphertext, in which chance writes numbers.
+
+    A name of a setting counts if it holds a digit or a capital: somebody's file may well be called "image".
+    """
+    if isinstance(told, Mapping):
+        for name, value in told.items():
+            if name != name.lower() or any(letter.isdigit() for letter in name):
+                yield from _WORD.findall(name)
+            if name not in _RANDOM:
+                yield from _words(value)
+    elif isinstance(told, list):
+        for value in told:
+            yield from _words(value)
+    elif told is not None and not isinstance(told, bool):
+        text = str(told)
+        yield text
+        yield from _WORD.findall(text)
 
 
 def _each_image(found: Found, images: int) -> tuple[Bools, list[str]]:

@@ -24,7 +24,7 @@ from msdino_monai.privacy.inversion import (
     join_patches,
     noise_variance,
 )
-from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack
+from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack, Witnesses
 from msdino_monai.privacy.knowledge import Knowledge
 from msdino_monai.privacy.placement import place_by_prior
 from msdino_monai.privacy.puzzle_network import PuzzleNetwork, train_puzzle_network
@@ -54,6 +54,11 @@ class Learnt:
     gaussian: GaussianPuzzle
     inverter: SetInverter
     average: Floats  # the mean picture (H, W): what somebody guesses who has seen no token
+
+    @cached_property
+    def both(self) -> Witnesses:
+        """Network and Gaussians err differently."""
+        return Witnesses((self.network, self.gaussian))
 
 
 def learn(sample: Sample, auxiliary: Floats, *, steps: int = 300, copies: int = 2, seed: int = 0) -> Learnt:
@@ -146,8 +151,7 @@ def attack_patches(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
             f"{KNOWN_ORDER}: {way}", Knowledge(order=True, auxiliary_images=auxiliary), tasks, known, learnt, seed
         )
         yield replace(attempt, caption="its patches, were their order known") if auxiliary else attempt
-    for views in range(2, len(tasks[0].views) + 1):
-        yield _averaged(tasks, learnt, views, seed)
+    yield from _averaged(tasks, learnt, seed)
     came = [join_patches(likely(task, task.guess), task.guess, embedder.grid) for task in tasks]
     attempt = _pictures(AS_IT_CAME, Knowledge(auxiliary_images=True), tasks, came, learnt, seed)
     yield replace(attempt, caption="its patches, in the order of the file")
@@ -160,21 +164,28 @@ def _likely(task: Puzzle, view: int, order: Integers, learnt: Learnt) -> Floats:
     return invert_with_prior(bare, embedder, learnt.prior, task.variance, whole=True)
 
 
-def _averaged(tasks: Sequence[Puzzle], learnt: Learnt, views: int, seed: int) -> Attempt:
-    """What views together show, were their orders known: noise and dropped margins average out."""
+def _averaged(tasks: Sequence[Puzzle], learnt: Learnt, seed: int) -> Iterator[Attempt]:
+    """What 2, 3, ... views show, were their orders known: noise and dropped margins average out."""
+    if len(tasks[0].views) == 1:
+        return
     grid = tasks[0].sample.evidence.embedder.grid
 
-    def picture(task: Puzzle) -> Floats:
-        orders = task.orders[:views]
-        patches = [_likely(task, view, order, learnt) for view, order in enumerate(orders)]
-        pictures = [join_patches(each, order, grid) for each, order in zip(patches, orders, strict=True)]
-        shown = [join_patches(np.ones_like(each), order, grid) for each, order in zip(patches, orders, strict=True)]
+    def averages(task: Puzzle) -> list[Floats]:
+        patches = [_likely(task, view, order, learnt) for view, order in enumerate(task.orders)]
+        pictures = [join_patches(each, order, grid) for each, order in zip(patches, task.orders, strict=True)]
+        shown = [
+            join_patches(np.ones_like(each), order, grid) for each, order in zip(patches, task.orders, strict=True)
+        ]
         return average_views(np.stack(pictures), np.stack(shown))
 
     knowledge = Knowledge(order=True, auxiliary_images=True, all_views=True)
-    name = f"{KNOWN_ORDER}: {views} views averaged"
-    attempt = _pictures(name, knowledge, tasks, [picture(task) for task in _bar(tasks, name)], learnt, seed)
-    return replace(attempt, caption=f"{views} views averaged, were their orders known")
+    of_tasks = [averages(task) for task in _bar(tasks, f"{KNOWN_ORDER}: views averaged")]
+    for views, pictures in enumerate(zip(*of_tasks, strict=True), start=1):
+        if views > 1:
+            attempt = _pictures(
+                f"{KNOWN_ORDER}: {views} views averaged", knowledge, tasks, list(pictures), learnt, seed
+            )
+            yield replace(attempt, caption=f"{views} views averaged, were their orders known")
 
 
 def _pictures(
@@ -200,7 +211,7 @@ def attack_places(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> 
     values, chance = [], []
     for task in tasks:
         odds, _ = place_by_prior(task.views[0], embedder, learnt.prior, task.variance)
-        _, learnt_odds = learnt.network.scores(task.views[0])
+        _, learnt_odds = learnt.both.scores(task.views[0])
         _, cells = linear_sum_assignment(learnt_odds if odds is None else odds + learnt_odds, maximize=True)
         score = score_assembly(cells, task.orders[0], _kinds(task), embedder.grid)
         values.append(score.places)
@@ -233,6 +244,12 @@ def attack_puzzles(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) ->
         f"jigsaw by edges, Gaussian pairs and places{dropped}": replace(
             plain, prior=learnt.prior, scorer=learnt.gaussian
         ),
+        f"jigsaw by learnt and Gaussian pairs and places{dropped}": replace(
+            plain, prior=learnt.prior, scorer=learnt.both, with_edges=False
+        ),
+        f"jigsaw by edges, learnt and Gaussian pairs and places{dropped}": replace(
+            plain, prior=learnt.prior, scorer=learnt.both
+        ),
     }
     for name, attack in attackers.items():
         yield _assembled(name, attack.knowledge, tasks, [attack(task.views[:1]) for task in _bar(tasks, name)], seed)
@@ -251,6 +268,7 @@ def attack_views(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> I
         "edges": plain,
         "edges and learnt pairs": replace(plain, scorer=learnt.network, with_places=False),
         "edges, learnt pairs and places": replace(plain, scorer=learnt.network),
+        "edges, learnt and Gaussian pairs and places": replace(plain, scorer=learnt.both),
     }
     for views in range(2, count + 1):
         for how, attack in attackers.items():

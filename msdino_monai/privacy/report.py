@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from msdino_monai.privacy.figure import draw_charts, identifying, strongest
-from msdino_monai.privacy.verdict import JOINED_VIEWS, THRESHOLDS, loosened
+from msdino_monai.privacy.verdict import JOINED_VIEWS, STRENGTH, THRESHOLDS, loosened
 from msdino_monai.reporting.page import Page
 from msdino_monai.reporting.picture import Picture
 
@@ -84,11 +84,11 @@ def _add_verdict(report: Page, page: Mapping[str, Any]) -> None:
             "Failed: do not send an export with these settings",
             "At least one attack, or estimate of one, went beyond a threshold.",
         )
-    if weaker := loosened(page["audit"]["thresholds"]):
+    if weaker := [*loosened(page["audit"]["thresholds"]), *page["weaker_than_usual"]]:
         report.verdict(
             "note",
             "This audit was asked less than usual",
-            f"Weaker than the usual threshold, or not asked: {', '.join(weaker)}. A verdict 'passed' says less here.",
+            f"Weaker than usual, or not asked: {', '.join(weaker)}. A verdict 'passed' says less here.",
         )
     rows = [
         [
@@ -191,7 +191,7 @@ def _add_settings(report: Page, page: Mapping[str, Any]) -> None:
     rows.append(["embedder", str(embedder["sha256"])])
     report.table(["setting", "value"], rows, "Of the export")
     asked = page["audit"]
-    ours: list[list[str]] = [["seed", str(asked["seed"])], ["training_steps", str(asked["training_steps"])]]
+    ours: list[list[str]] = [[name, str(asked[name])] for name in ("seed", *STRENGTH)]
     ours += [[name, "not asked" if limit is None else f"{limit:g}"] for name, limit in asked["thresholds"].items()]
     ours += [[name, str(version)] for name, version in page["versions"].items()]
     ours.append(["minutes", f"{sum(page['seconds'].values()) / 60:.1f}"])

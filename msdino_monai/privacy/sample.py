@@ -131,7 +131,7 @@ def _write(
     names = {image_id: file for file, image_id in ids.items()}
     leaks = row_leaks(_row_keys([names[image] for image in evidence.image_ids], pool, Path(str(dataset_dir))))
     identifiers = {part for image in pool.exported for part in (Path(image.file).stem, image.patient)}
-    leaks += file_leaks(export, folder / "unsealed", identifiers)
+    leaks += file_leaks(export, folder / "unsealed", identifiers, evidence.details)
     radiographs = tuple(image for image in pool.exported if ids.get(image.file) in evidence.image_ids)
     evidence = _select(evidence, [evidence.image_ids.index(ids[image.file]) for image in radiographs])
     recorded = np.stack([np.load(views / f"{image.hex()}.npy") for image in evidence.image_ids])

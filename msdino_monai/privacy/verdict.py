@@ -45,6 +45,10 @@ THRESHOLDS = {
 }
 
 
+# What the configuration begins with: less of it, and a verdict "passed" says less.
+STRENGTH = {"max_images": 12, "max_exported_images": 48, "max_auxiliary_images": 480, "training_steps": 1500}
+
+
 @dataclass(frozen=True)
 class Check:
     """One threshold, and the strongest figure it was held against."""
@@ -108,6 +112,8 @@ def check_limits(limits: Mapping[str, Any]) -> dict[str, float | None]:
         raise ValueError(f"thresholds are {', '.join(THRESHOLDS)}, got {', '.join(sorted(unknown))}.")
     given = {name: limit for name, limit in limits.items() if limit is not None}
     check_shares(**given)
+    if large := [name for name, limit in given.items() if limit > 1]:
+        raise UserError(f"--{large[0]} is a share: at most 1, got {given[large[0]]:g}.")
     return {**dict.fromkeys(limits), **{name: float(limit) for name, limit in given.items()}}
 
 
@@ -115,6 +121,11 @@ def loosened(limits: Mapping[str, float | None]) -> list[str]:
     """Thresholds that are weaker than usual, or not asked."""
     asked = {name: (limits.get(name), each.usual) for name, each in THRESHOLDS.items() if each.usual is not None}
     return [name for name, (limit, usual) in asked.items() if limit is None or limit > usual]
+
+
+def weakened(strength: Mapping[str, int]) -> list[str]:
+    """Settings under which the attackers saw fewer images, or trained less, than usual."""
+    return [name for name, usual in STRENGTH.items() if strength[name] < usual]
 
 
 def _checks(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Iterator[Check]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from msdino_monai.reporting.chart import Chart
 from msdino_monai.reporting.forest import draw_forest
 from msdino_monai.reporting.page import Cell, Page
-from msdino_monai.reporting.roc import GRID, area, at, band, classes_of, roc, scored
+from msdino_monai.reporting.roc import FEWEST, GRID, area, at, band, classes_of, roc, scored
 from msdino_monai.reporting.runs import Run, Runs, figure, read_table, with_interval
 
 _LINES = 3  # in one chart; bands of more hide each other
-_FEWEST = 8  # images from which a curve says anything
 _GROUPS = 2  # sets of images whose curves are drawn
 
 
@@ -36,9 +35,9 @@ def add(page: Page, runs: Runs) -> None:
     page.charts([(_forest(runs.classifications), "With 95 % intervals; the broken line is guessing.")])
     page.heading("ROC curves")
     sets = _groups(runs.classifications)
-    groups = [group for group in sets if len(group[0][1]) >= _FEWEST]
+    groups = [group for group in sets if len(group[0][1]) >= FEWEST]
     if small := [run.name for group in sets for run, _ in group if group not in groups]:
-        page.missing(f"No curves for {', '.join(small)}: fewer than {_FEWEST} images say nothing.")
+        page.missing(f"No curves for {', '.join(small)}: fewer than {FEWEST} images say nothing.")
     for group in groups[:_GROUPS]:
         _curves(page, group)
     if others := [run.name for group in groups[_GROUPS:] for run, _ in group]:

@@ -12,6 +12,7 @@ from msdino_monai.reporting.runs import number
 
 Values = npt.NDArray[np.float64]
 GRID = np.linspace(0, 1, 101)
+FEWEST = 8  # images, or patients, from which a curve says anything
 _REPEATS, _LEVEL = 500, 0.95
 
 
@@ -62,12 +63,12 @@ def at(grid: Values, false: Values, true: Values) -> Values:
 
 
 def band(case: Scored, seed: int = 0, repeats: int = _REPEATS) -> tuple[Values, Values] | None:
-    """95 % of the sensitivities at each place of `GRID` over patients drawn again; none of fewer than 10 patients.
+    """95 % of the sensitivities at each place of `GRID`, over patients drawn again; none of fewer than `FEWEST`.
 
     Draws that hold one kind of label have no curve and do not count.
     """
     names, owner = np.unique(np.array(case.patients, dtype=object).astype(str), return_inverse=True)
-    if len(names) < 10 or not case.defined:
+    if len(names) < FEWEST or not case.defined:
         return None
     rows_of = [np.flatnonzero(owner == place) for place in range(len(names))]
     generator = np.random.default_rng(seed)

@@ -81,8 +81,13 @@ def find_runs(root: str | Path, pictures: bool = True) -> Runs:
         folder = Path(place)
         inside = _LEFT_OUT | ({"sites", "state"} if "federated.json" in files else set())
         folders[:] = sorted(name for name in folders if name not in inside and not name.startswith("."))
-        for name in sorted(files):
-            _take(runs, folder / name)
+        for path in (folder / name for name in sorted(files)):
+            if not path.is_file():  # a link to nothing, a pipe
+                continue
+            try:
+                _take(runs, path)
+            except OSError as error:
+                runs.unreadable.append(f"{path.relative_to(root).as_posix()}: {one_line(error)}")
     # A bundle made ready for others holds copies: the last one, where it was trained, tells of it.
     runs.models = [run for place, run in enumerate(runs.models) if not _again(run, runs.models[place + 1 :])]
     return runs

@@ -122,6 +122,8 @@ footer { margin-top: 40px; padding-bottom: 40px; font-size: .85rem; color: var(-
   header { padding-top: 0; }
   header, main, footer { max-width: none; padding-left: 0; padding-right: 0; }
   .wide { overflow: visible; background: none; }
+  table { font-size: 8.5pt; } th, td { padding: 3px 4px; overflow-wrap: anywhere; }
+  thead th, td.number { white-space: normal; } td.words { min-width: 0; }
   .charts { grid-template-columns: 1fr 1fr; }
   .long { display: block; } .tall { display: none; }
   figure, .verdict, .facts div, tr, .box { break-inside: avoid; }

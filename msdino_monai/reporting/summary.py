@@ -33,8 +33,16 @@ def _audited(runs: Runs) -> list[Fact]:
     said = [audit.content["verdict"] for audit in runs.audits]
     results = [str(each.get("result") if isinstance(each, dict) else each) for each in said]
     words = {"pass": "passed", "fail": "failed"}
-    note = "attacks on the images before they leave"
-    return [("privacy audit", words.get(result, result), note) for result in results[:1]]
+    return [("privacy audit", words.get(result, result), _attacked(runs.audits[0])) for result in results[:1]]
+
+
+def _attacked(audit: Run) -> str:
+    """How much was tried: a small audit that passed says little."""
+    images, export = audit.content.get("images") or {}, audit.content.get("export") or {}
+    size = (export.get("options") or {}).get("img_size")
+    if not images or size is None:
+        return "attacks on images before they leave"
+    return f"{images.get('reconstructed')} images of {size} px attacked, {images.get('auxiliary')} others learnt from"
 
 
 def _learnt(runs: Runs) -> list[Fact]:

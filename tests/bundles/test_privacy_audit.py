@@ -97,6 +97,19 @@ def test_export_that_requires_an_audit_gets_none(images: Path, tmp_path: Path) -
         export(images, tmp_path / "export", require_audit=True)
 
 
+def test_audit_by_weaker_attackers_is_refused_or_named(
+    passed: Path, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = json.loads(passed.read_text())
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({**page, "attackers": page["attackers"] - 1}))
+    with pytest.raises(UserError, match="by attackers 1, those of now are 2"):
+        export(images, tmp_path / "export", audit=str(old))
+    with caplog.at_level("WARNING", "msdino_monai.export"):
+        export(images, tmp_path / "export", audit=str(passed))
+    assert "attacked with less than usual (max_images, max_exported_images, max_auxiliary_images" in caplog.text
+
+
 def test_altered_or_missing_audit_is_refused(passed: Path, images: Path, tmp_path: Path) -> None:
     altered = tmp_path / "audit.json"
     altered.write_text(passed.read_text().replace('"dtype": "float16"', '"dtype": "int8"'))

@@ -77,3 +77,11 @@ def test_top_match_counts_the_best_right_neighbour() -> None:
         scores[token_at[cell], token_at[cell + 1]] = 1
     assert top_match(scores, ORDER, ALL_DIFFERENT, 5) == 1
     assert top_match(scores.T, ORDER, ALL_DIFFERENT, 5) == 0
+
+
+@pytest.mark.parametrize("kept", [3, 5, 10])
+def test_dropped_tokens_leave_a_figure_of_what_was_kept(kept: int) -> None:
+    order = np.arange(kept)
+    score = score_assembly(order, order, ALL_DIFFERENT, GRID)
+    assert score.neighbours == 1
+    assert score.pairs < 31

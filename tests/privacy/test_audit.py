@@ -26,13 +26,15 @@ from msdino_monai.privacy.audit import AuditFailedError, PrivacyAudit
 from msdino_monai.privacy.embedder import KnownEmbedder
 from msdino_monai.privacy.evidence import Evidence
 from msdino_monai.privacy.identification import infer_membership, link_images, link_patients
+from msdino_monai.privacy.jigsaw import Witnesses
 from msdino_monai.privacy.knowledge import Knowledge
 from msdino_monai.privacy.pool import Radiograph
 from msdino_monai.privacy.reconstruction import learn
 from msdino_monai.privacy.row import Row, row_of_values
 from msdino_monai.privacy.sample import Sample
 from msdino_monai.privacy.simulation import SimulatedExport
-from msdino_monai.privacy.verdict import JOINED_VIEWS, THRESHOLDS, judge, loosened
+from msdino_monai.privacy.solver import PairScores
+from msdino_monai.privacy.verdict import JOINED_VIEWS, STRENGTH, THRESHOLDS, judge, loosened, weakened
 
 LIMITS = {"max_order_leaks": 0, "max_neighbour_accuracy": 0.2}
 TINY = {"img_size": 48, "patch_size": 8, "embedding_dim": 32, "margin": 1, "noise": 0.0}
@@ -259,6 +261,44 @@ def test_threshold_that_is_no_number_is_refused_before_the_work() -> None:
         PrivacyAudit(BUNDLE, {}, ".", "o", {"max_neighbour_accuracy": "low"})
     with pytest.raises(ValueError, match="thresholds are max_order_leaks"):
         PrivacyAudit(BUNDLE, {}, ".", "o", {"max_neighbors": 0.1})
+    with pytest.raises(UserError, match="--max_neighbour_accuracy is a share: at most 1, got 20"):
+        PrivacyAudit(BUNDLE, {}, ".", "o", {"max_neighbour_accuracy": 20})
+
+
+def test_usual_strength_is_that_of_the_configuration() -> None:
+    config = json.loads((BUNDLE / "configs" / "privacy_audit.json").read_text())
+    assert {name: config[name] for name in STRENGTH} == STRENGTH
+    assert weakened(STRENGTH) == []
+    assert weakened({**STRENGTH, "training_steps": 1, "max_images": 20}) == ["training_steps"]
+
+
+def test_audit_with_weaker_attackers_says_so(bare: PrivacyAudit) -> None:
+    assert page_of(bare)["weaker_than_usual"] == list(STRENGTH)
+    page = (bare.output_dir / "report.html").read_text()
+    assert "asked less than usual" in page
+    assert "max_auxiliary_images, training_steps" in page
+
+
+class Says:
+    """A scorer that is sure of some pairs and places."""
+
+    knowledge = Knowledge(auxiliary_images=True)
+
+    def __init__(self, right: np.ndarray, places: np.ndarray) -> None:
+        self.right, self.places = right, places
+
+    def scores(self, _: np.ndarray) -> tuple[PairScores, np.ndarray]:
+        return PairScores(self.right, self.right.T).competing(), self.places
+
+
+def test_two_witnesses_know_what_each_of_them_knows() -> None:
+    """One knows who follows the first token, the other who follows the second."""
+    first, second = np.zeros((4, 4), dtype=np.float32), np.zeros((4, 4), dtype=np.float32)
+    first[0, 1] = second[1, 2] = 9
+    pairs, places = Witnesses((Says(first, np.eye(4)), Says(second, 2 * np.eye(4)))).scores(np.zeros((4, 3)))
+    assert pairs.right[0].argmax() == 1
+    assert pairs.right[1].argmax() == 2
+    np.testing.assert_array_equal(places, 3 * np.eye(4))
 
 
 def opened_sample(auxiliary: torch.Tensor) -> tuple[Sample, PatchEmbedding]:

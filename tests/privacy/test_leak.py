@@ -167,6 +167,23 @@ def test_rows_in_the_order_of_their_names_are_seen() -> None:
     assert not rows_follow(np.random.default_rng(0).permutation(names).tolist())
 
 
+@pytest.mark.parametrize(
+    ("identifier", "details", "is_found"),
+    [
+        ("image", {"options": {"img_size": 224, "images": 1, "image": "zeros"}}, False),  # <patient>/image.dcm
+        ("12345", {"embedder": {"sha256": "ab12345cd"}, "num": 1234567}, False),
+        ("12345", {"options": {"study": 12345}}, True),
+        ("SYN-A-0005", {"options": {"augment": [{"name": "for SYN-A-0005."}]}}, True),
+        ("A00017", {"options": {"A00017": 1}}, True),
+    ],
+)
+def test_identifiers_are_looked_for_as_whole_words_and_not_in_hashes(
+    tmp_path: Path, identifier: str, details: dict[str, object], is_found: bool
+) -> None:
+    (tmp_path / "manifest.json").write_text('{"signature": {"value": "a 12345 b"}, "shards": [{"sha256": "image"}]}')
+    assert bool(file_leaks(tmp_path, tmp_path / "none", [identifier], details)) is is_found
+
+
 def test_files_that_hold_more_than_tokens_are_noticed(tmp_path: Path) -> None:
     export, opened = tmp_path / "export", tmp_path / "opened"
     (export / "shards").mkdir(parents=True)
@@ -175,6 +192,9 @@ def test_files_that_hold_more_than_tokens_are_noticed(tmp_path: Path) -> None:
     (export / "shards" / "0123456789abcdef.npy.age").write_bytes(b"sealed")
     np.save(opened / "a.npy", np.zeros(3))
     assert file_leaks(export, opened, ["patient-17", "a"]) == []
+    assert file_leaks(export, opened, ["patient-17"], {"options": {"note": "of patient-17 and others"}}) == [
+        "a file name or patient number stands in the files"
+    ]
     with (opened / "a.npy").open("ab") as file:
         file.write(b"patient-17")
     (export / "notes.txt").touch()

@@ -11,7 +11,7 @@ import pytest
 
 from msdino_monai import __version__
 from msdino_monai.errors import UserError
-from msdino_monai.exporting.audit import audited_settings, check_audit, hash_settings
+from msdino_monai.exporting.audit import ATTACKERS, audited_settings, check_audit, hash_settings
 from msdino_monai.vault import ExportDescription
 
 
@@ -37,6 +37,8 @@ def audit(tmp_path: Path, description: ExportDescription) -> Callable[..., Path]
             "export": settings,
             "export_sha256": hash_settings(settings),
             "versions": {"msdino_monai": __version__},
+            "attackers": ATTACKERS,
+            "weaker_than_usual": [],
         }
         path = tmp_path / "audit.json"
         path.write_text(json.dumps({**page, **change}))
@@ -55,10 +57,11 @@ def test_audit_that_passed_is_taken(audit: Callable[..., Path], description: Exp
         ({"checks": {"max_neighbour_accuracy": (0.9, 0.2)}}, "no audit.json that can be used"),
         ({"checks": {"max_neighbour_accuracy": None}}, "did not ask for max_neighbour_accuracy"),
         ({"versions": {"msdino_monai": "0.0.1"}}, "is by version 0.0.1"),
+        ({"attackers": ATTACKERS - 1}, f"is by attackers {ATTACKERS - 1}"),
         ({"export": {"dtype": "int8"}}, "no audit.json that can be used"),
         ({"verdict": "pass"}, "no audit.json that can be used"),
     ],
-    ids=["edited verdict", "nothing asked", "older version", "edited settings", "no verdict"],
+    ids=["edited verdict", "nothing asked", "older version", "weaker attackers", "edited settings", "no verdict"],
 )
 def test_audit_that_says_too_little_is_refused(
     audit: Callable[..., Path], description: ExportDescription, change: dict[str, Any], said: str

@@ -10,6 +10,8 @@ from msdino_monai.reporting.chart import Chart
 from msdino_monai.reporting.page import Page
 from msdino_monai.reporting.picture import Picture
 
+A4 = round((210 - 2 * 14) / 25.4 * 96)  # pixels between its margins
+
 
 def full_page() -> Page:
     page = Page("All that a page can hold", lead="Every part, with long words.", badges=["synthetic"])
@@ -44,6 +46,20 @@ def test_page_can_be_printed_with_its_pictures(tmp_path: Path) -> None:
     assert paper.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", paper)) >= 2
     assert len(re.findall(rb"/Subtype\s*/Image\b", paper)) >= 1
+
+
+def test_widest_table_fits_on_paper(tmp_path: Path) -> None:
+    """Printed, nothing scrolls: what sticks out of an A4 page is lost."""
+    page = Page("Masks")
+    page.section("Segmentation")
+    header = ["run", "section", "class", "cases", "Dice", "95 % Hausdorff distance, mm", "missed", "false"]
+    row = ["segmentation_from_scratch/hospital_a/test", "test", "right lung", 33, *["0.913 (0.874\u20130.946)"] * 2]
+    page.table([*header, "false alarms a case"], [[*row, "2 of 33", "0 of 10", "0.240 (0.112\u20130.367)"]] * 3)
+    html = page.html()
+    assert "@media print" in html
+    (tmp_path / "page.html").write_text(html.replace("@media print", "@media all"), encoding="utf-8")
+    (paper,) = look_at(tmp_path / "page.html", tmp_path / "browser", widths=(A4,)).views
+    assert paper.scroll_width <= A4
 
 
 def test_the_browser_notices_a_page_that_calls_out_breaks_and_overflows(tmp_path: Path) -> None:

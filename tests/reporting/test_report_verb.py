@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chromium import look_at
@@ -154,6 +156,27 @@ def test_audit_that_passed_is_no_failure(tmp_path: Path) -> None:
     html = (tmp_path / "report.html").read_text()
     assert '<div class="verdict pass"' in html
     assert "EXCEEDED" not in html
+
+
+def test_links_to_nothing_pipes_and_locked_files_do_not_stop_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "cohort" / "cohort.json", {"description": "SYNTHETIC"})
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "commands.txt").write_text("python\n")
+    reading = Path.read_text
+
+    def locked(path: Path, *words: Any, **named: Any) -> str:
+        if path.name == "commands.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return reading(path, *words, **named)
+
+    monkeypatch.setattr(Path, "read_text", locked)
+    runs = find_runs(tmp_path)
+    assert len(runs.cohorts) == 1
+    assert len(runs.unreadable) == 1
+    assert runs.unreadable[0].startswith("commands.txt: ")
 
 
 def test_broken_files_are_named_and_the_rest_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

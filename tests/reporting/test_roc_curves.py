@@ -8,7 +8,7 @@ import pytest
 from msdino_monai.finetuning.classification.calibration import Calibration
 from msdino_monai.finetuning.classification.evaluation import report
 from msdino_monai.finetuning.classification.predictions import Cases
-from msdino_monai.reporting.roc import GRID, area, at, band, classes_of, roc, scored
+from msdino_monai.reporting.roc import FEWEST, GRID, area, at, band, classes_of, roc, scored
 from msdino_monai.reporting.runs import read_table
 
 
@@ -61,6 +61,7 @@ def table(count: int, per_patient: int = 1) -> list[dict[str, str]]:
 
 def test_band_holds_the_curve_narrows_with_patients_and_repeats_with_its_seed() -> None:
     few, many = (scored(table(count), "mass") for count in (40, 400))
+    assert band(scored(table(FEWEST), "mass"), repeats=50) is not None
     edges = {}
     for name, case in (("few", few), ("many", many)):
         found = band(case, repeats=200)
@@ -86,7 +87,7 @@ def test_patients_are_drawn_not_images() -> None:
 
 
 def test_no_band_of_a_handful_or_of_one_kind() -> None:
-    assert band(scored(table(9), "mass")) is None
+    assert band(scored(table(FEWEST - 1), "mass")) is None
     rows = [{**row, "mass label": "1"} for row in table(40)]
     assert not scored(rows, "mass").defined
     assert band(scored(rows, "mass")) is None

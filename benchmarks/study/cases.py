@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from msdino_monai.finetuning.classification.metrics import roc_auc
-
 Numbers = npt.NDArray[np.float64]
 
 
@@ -26,15 +24,28 @@ class Cases:
     values: Numbers
     truth: Numbers | None = None
 
-    def scores(self, rows: npt.NDArray[np.intp] | slice = slice(None)) -> Numbers:
+    def scores(self) -> Numbers:
         """ROC AUC of each finding, or the mean Dice of each class where there is something to draw; else NaN."""
-        values = self.values[rows]
+        return self.weighted(np.ones((1, len(self.values))))[0]
+
+    def weighted(self, counts: Numbers) -> Numbers:
+        """The same (R, C) for images that stand there several times, or not at all: counts (R, n)."""
         if self.truth is None:
-            counts = np.isfinite(values).sum(axis=0)
-            return np.where(counts > 0, np.nansum(values, axis=0) / np.maximum(counts, 1), np.nan)
-        truth = self.truth[rows]
-        known = np.isfinite(truth)
-        return np.array([roc_auc(values[k, c], truth[k, c] >= 0.5) for c, k in enumerate(known.T)])
+            return _ratio(counts @ np.nan_to_num(self.values), counts @ np.isfinite(self.values))
+        return np.stack([_auc(*column, counts) for column in zip(self.values.T, self.truth.T, strict=True)], axis=1)
+
+
+def _auc(values: Numbers, truth: Numbers, counts: Numbers) -> Numbers:
+    """Share of (positive, negative) pairs in the right order, ties half, for each row of counts (R, n)."""
+    positive, negative = truth >= 0.5, truth < 0.5  # NaN is neither
+    better = values[positive][:, None] - values[negative][None]
+    wins = (better > 0) + 0.5 * (better == 0)
+    ours, theirs = counts[:, positive], counts[:, negative]
+    return _ratio(((ours @ wins) * theirs).sum(1), ours.sum(1) * theirs.sum(1))
+
+
+def _ratio(part: Numbers, whole: Numbers) -> Numbers:
+    return np.where(whole > 0, part / np.maximum(whole, 1), np.nan)
 
 
 def read_cases(path: Path) -> dict[str, Cases]:
@@ -75,5 +86,10 @@ def _number(text: str) -> float:
 
 
 def mean_of(scores: Numbers) -> float:
-    """Over the classes that are defined."""
-    return float(np.nanmean(scores)) if np.isfinite(scores).any() else math.nan
+    """Over those that are defined."""
+    return float(means_of(scores[None])[0])
+
+
+def means_of(scores: Numbers) -> Numbers:
+    """Of every row (R, C), over those that are defined."""
+    return _ratio(np.nan_to_num(scores).sum(1), np.isfinite(scores).sum(1))

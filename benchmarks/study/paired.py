@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from cases import Cases, mean_of
+from cases import Cases, mean_of, means_of
 
-Rows = npt.NDArray[np.intp]
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Single:
     seed: int
     cases: Cases
 
-    def figure(self, rows: Rows | slice = slice(None)) -> float:
-        """Mean over the classes that are defined."""
-        return mean_of(self.cases.scores(rows))
+    def figures(self, counts: Numbers) -> Numbers:
+        """Mean over the classes that are defined, (R,), for images counted (R, n) times."""
+        return means_of(self.cases.weighted(counts))
 
     @property
     def patients(self) -> npt.NDArray[np.str_]:
@@ -44,9 +44,9 @@ class Pair:
         if tuple(self.ours.patients) != tuple(self.theirs.patients):
             raise ValueError("the two sides were tested on different images")
 
-    def figure(self, rows: Rows | slice = slice(None)) -> float:
+    def figures(self, counts: Numbers) -> Numbers:
         """Ours minus theirs, mean over the classes that are defined on both sides."""
-        return mean_of(self.ours.scores(rows) - self.theirs.scores(rows))
+        return means_of(self.ours.weighted(counts) - self.theirs.weighted(counts))
 
     @property
     def patients(self) -> npt.NDArray[np.str_]:
@@ -79,36 +79,37 @@ def estimate(
     for model in models:
         by_seed[model.seed].append(model)
     parts = [by_seed[number] for number in sorted(by_seed)]
-    values = tuple(_mean([model.figure() for model in part]) for part in parts)
+    values = [mean_of(np.array([float(model.figures(_once(model))[0]) for model in part])) for part in parts]
     generator = np.random.default_rng(seed)
-    drawn = [
-        _mean([_resampled(parts[place], generator) for place in generator.integers(0, len(parts), len(parts))])
-        for _ in range(repeats)
-    ]
+    chosen = generator.integers(0, len(parts), (repeats, len(parts)))
+    drawn = np.full(chosen.shape, np.nan)
+    for number, part in enumerate(parts):
+        places = chosen == number
+        drawn[places] = _resampled(part, int(places.sum()), generator)
+    means = means_of(drawn)
     edge = 0.05 / comparisons / 2
-    low, high = np.nanquantile(drawn, [edge, 1 - edge]) if np.isfinite(drawn).any() else (np.nan, np.nan)
-    return Estimate(_mean(values), float(low), float(high), values)
+    low, high = np.nanquantile(means, [edge, 1 - edge]) if np.isfinite(means).any() else (np.nan, np.nan)
+    return Estimate(mean_of(np.array(values)), float(low), float(high), tuple(values))
 
 
-def _resampled(models: Sequence[Single | Pair], generator: np.random.Generator) -> float:
-    """A seed's figure on patients drawn anew; models tested on the same patients share the draw."""
-    draws: dict[tuple[str, ...], Rows] = {}
+def _once(model: Single | Pair) -> Numbers:
+    return np.ones((1, len(model.patients)))
+
+
+def _resampled(models: Sequence[Single | Pair], repeats: int, generator: np.random.Generator) -> Numbers:
+    """A seed's figure (repeats,) on patients drawn anew; models tested on the same patients share the draws."""
+    draws: dict[tuple[str, ...], Numbers] = {}
     found = []
     for model in models:
         patients = tuple(model.patients)
         if patients not in draws:
-            draws[patients] = draw_patients(model.patients, generator)
-        found.append(model.figure(draws[patients]))
-    return _mean(found)
+            draws[patients] = draw_patients(model.patients, repeats, generator)
+        found.append(model.figures(draws[patients]))
+    return means_of(np.stack(found, axis=1))
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Of those that are defined."""
-    return mean_of(np.asarray(values, dtype=np.float64))
-
-
-def draw_patients(patients: npt.NDArray[np.str_], generator: np.random.Generator) -> Rows:
-    """Rows of as many patients, drawn with replacement; a patient's images come together."""
+def draw_patients(patients: npt.NDArray[np.str_], repeats: int, generator: np.random.Generator) -> Numbers:
+    """How often each image (repeats, n) is there where patients are drawn with replacement, with all their images."""
     names, which = np.unique(patients, return_inverse=True)
-    rows = [np.flatnonzero(which == number) for number in range(len(names))]
-    return np.concatenate([rows[number] for number in generator.integers(0, len(names), len(names))])
+    times = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=repeats)
+    return times[:, which].astype(np.float64)

@@ -174,5 +174,8 @@ def _write(path: Path, content: object) -> None:
 
 def _link(where: Path, target: Path) -> None:
     where.parent.mkdir(parents=True, exist_ok=True)
-    if not where.is_symlink():
+    try:
         where.symlink_to(target.resolve())
+    except FileExistsError:  # made before, or just now by a row that needs the same
+        if where.resolve() != target.resolve():
+            raise

@@ -84,8 +84,40 @@ def test_arms_tested_on_different_patients_are_refused() -> None:
 def test_patients_are_drawn_with_all_their_images() -> None:
     from paired import draw_patients
 
-    rows = draw_patients(np.array(["x", "y", "x", "z"]), np.random.default_rng(3))
-    assert np.count_nonzero(rows == 0) == np.count_nonzero(rows == 2)
+    counts = draw_patients(np.array(["x", "y", "x", "z"]), 500, np.random.default_rng(3))
+    assert (counts[:, 0] == counts[:, 2]).all()
+    assert (counts[:, [0, 1, 3]].sum(1) == 3).all()
+    np.testing.assert_allclose(counts.mean(0), 1, atol=0.1)
+
+
+def test_weighted_figures_are_those_of_the_images_repeated() -> None:
+    """The slow way: repeat the rows, and ask the package's own ROC AUC."""
+    from cases import Cases
+
+    from msdino_monai.finetuning.classification.metrics import roc_auc
+
+    generator = np.random.default_rng(0)
+    cases = findings(1, 1.0)
+    values, truth = cases.values.round(1), np.where(generator.random(cases.truth.shape) < 0.1, np.nan, cases.truth)
+    dice = np.where(generator.random(values.shape) < 0.2, np.nan, values)
+    counts = generator.integers(0, 3, (4, len(values))).astype(float)
+    aucs = Cases(cases.patients, cases.classes, values, truth).weighted(counts)
+    means = Cases(cases.patients, cases.classes, dice).weighted(counts)
+    for row, count in enumerate(counts.astype(int)):
+        for column in range(3):
+            seen, said = np.repeat(truth[:, column], count), np.repeat(values[:, column], count)
+            known = np.isfinite(seen)
+            assert aucs[row, column] == pytest.approx(roc_auc(said[known], seen[known] >= 0.5))
+            assert means[row, column] == pytest.approx(np.nanmean(np.repeat(dice[:, column], count)))
+
+
+def test_link_is_made_once_and_never_to_something_else(tmp_path: Path) -> None:
+    from ways import _link
+
+    for _ in range(2):
+        _link(tmp_path / "links" / "site_a", tmp_path)
+    with pytest.raises(FileExistsError):
+        _link(tmp_path / "links" / "site_a", tmp_path / "links")
 
 
 def test_tables_of_cases_are_read_with_unknown_labels_and_empty_masks(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""The report of the demo that was walked here, as a browser shows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from chromium import look_at
+
+REPORT = Path(__file__).parents[2] / "demo" / "report.html"
+
+
+@pytest.mark.skipif(not REPORT.exists(), reason="no demo was walked here; CI walks one before the tests")
+def test_report_of_the_demo_fits_a_phone_and_a_desk_and_asks_for_nothing(tmp_path: Path) -> None:
+    sight = look_at(REPORT, tmp_path)
+    for view in sight.views:
+        assert view.scroll_width <= view.width
+        assert view.wide == []
+        assert view.pictures > 20
+        assert view.broken == []
+    assert sight.requests == []

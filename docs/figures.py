@@ -270,6 +270,22 @@ def frontier_block(name: str = "privacy_frontier") -> str:
     return table(header, rows)
 
 
+def audit_block() -> str:
+    """What an audit takes and finds where it begins."""
+    page = results("privacy_audit")
+    found, machine = page["results"], page["machine"]
+    checks = {check["threshold"]: check for check in found["verdict"]["checks"]}
+    images, neighbours = found["images"], checks["max_neighbour_accuracy"]
+    cores, load = f"{machine['cores']} {machine['cpu']} cores", machine["load_average"][0]
+    return prose(
+        f"One audit of a SYNTHETIC hospital of {found['radiographs']} radiographs at 224 pixels, with the settings it "
+        f"begins with ({images['exported']} exported, {images['auxiliary']} learnt from), took "
+        f"{minutes(found['wall_seconds'])} on {cores} (load {load:.1f} before it).",
+        f"Verdict: {found['verdict']['result']}; the strongest attacker put {neighbours['figure']:.2f} of the pairs "
+        f"together ({neighbours['attack']}).",
+    )
+
+
 def bounds_block() -> str:
     """What several views may connect, for each margin and number of views."""
     page = results("view_bounds")
@@ -298,6 +314,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "lesions": lesions_block,
     "kidneys": kidneys_block,
     "federation": federation_block,
+    "audit": audit_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,

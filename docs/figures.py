@@ -391,6 +391,7 @@ def take_demo(folder: Path, install_seconds: float | None, note: str = "") -> No
         "settings": finished["size"],
         "install_seconds": install_seconds,
         "stages": {name: round(seconds, 1) for name, seconds in finished["stages"].items()},
+        "audit": json.loads((folder / "audit" / "audit.json").read_text(encoding="utf-8"))["verdict"],
         "results": {path.parents[1].name: scores_in(path) for path in sorted(folder.glob(_METADATA))},
     }
     (RESULTS / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

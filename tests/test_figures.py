@@ -69,9 +69,12 @@ def test_finished_demo_becomes_a_result_file(
     (bundle / "models").mkdir(parents=True)
     (bundle / "configs").mkdir()
     (bundle / "configs" / "metadata.json").write_text('{"eval_metrics": {"synthetic_demo_test_mean_dice": 0.5}}')
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit" / "audit.json").write_text('{"verdict": {"result": "pass"}}')
     figures.take_demo(tmp_path, 30.0, "with other work")
-    kept = json.loads((tmp_path / "demo.json").read_text())["results"]
-    assert kept == {"cxr_segmentation": {"synthetic_demo_test_mean_dice": 0.5}}
+    kept = json.loads((tmp_path / "demo.json").read_text())
+    assert kept["audit"] == {"result": "pass"}
+    assert kept["results"] == {"cxr_segmentation": {"synthetic_demo_test_mean_dice": 0.5}}
     said = figures.demo_block()
     assert "3.0 minutes on an abacus (with other work); installing took 0.5 minutes more" in said.replace("\n", " ")
     assert '"Two", took 2.0 minutes' in said.replace("\n", " ")

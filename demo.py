@@ -50,13 +50,13 @@ class Size:
     slice_size: int
     rounds: int
     audited: int
-    pace: float  # of the seconds that the stages name
 
 
 SIZES = {
-    "demo": Size(40, 128, 32, 12, 6, 64, 3, 6, 1.0),
-    "small": Size(12, 64, 2, 2, 5, 32, 2, 3, 0.4),
+    "demo": Size(40, 128, 32, 12, 6, 64, 3, 6),
+    "small": Size(12, 64, 2, 2, 5, 32, 2, 3),
 }
+PACE = {"demo": 1.0, "small": 0.4}  # of the seconds that the stages name
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Stage:
 class Way:
     """The stages, all in one folder; nothing is written outside of it."""
 
-    def __init__(self, folder: Path, size: Size) -> None:
-        self.folder, self.size, self.keys = folder, size, folder / "keys"
+    def __init__(self, folder: Path, size: Size, pace: float = 1.0) -> None:
+        self.folder, self.size, self.pace, self.keys = folder, size, pace, folder / "keys"
 
     def stages(self) -> list[Stage]:
         folder, each = self.folder, [(name, name.replace("_", " ").title()) for name in HOSPITALS]
@@ -372,16 +372,19 @@ def surroundings(folder: Path) -> dict[str, str]:
 @contextmanager
 def scratch(folder: Path) -> Iterator[None]:
     """Temporary files of all commands lie in the folder too, and are gone after it, whatever ends the commands."""
-    place = folder.resolve() / CACHES[1]
-    if len(os.fsencode(place)) > LONGEST_SCRATCH:
-        place = Path(tempfile.mkdtemp(prefix="demo_"))
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    os.environ["TMPDIR"] = str(place)
+    above = folder.resolve() / CACHES[1]
+    if len(os.fsencode(above)) > LONGEST_SCRATCH:
+        above = Path(tempfile.gettempdir())
+    above.mkdir(exist_ok=True)
+    place, before = tempfile.mkdtemp(prefix="demo_", dir=above), os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = place
     try:
         yield
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 def machine(folder: Path) -> Any:
@@ -479,6 +482,12 @@ def walk(way: Way) -> None:
         sys.exit(
             f"{way.folder} holds a demo of another size; give another --output_dir (make: DEMO=...), or remove it."
         )
+    with scratch(way.folder):
+        walk_stages(way, page, done_file)
+
+
+def walk_stages(way: Way, page: dict[str, Any], done_file: Path) -> None:
+    """Those that `page` does not call finished; it is written to `done_file` after each."""
     finished: dict[str, float] = page["stages"]
     spent: dict[str, float] = page.setdefault("unfinished", {})  # by earlier attempts
     stages = way.stages()
@@ -494,7 +503,7 @@ def walk(way: Way) -> None:
             print(f"[{number}/{len(stages)}] {stage.title}: finished before, in {clock(finished[stage.title])}")
             continue
         rest = sum(later.seconds for later in stages[number - 1 :] if later.title not in finished)
-        pace = taken / expected if expected else way.size.pace
+        pace = taken / expected if expected else way.pace
         elapsed = time.monotonic() - started
         print(f"\n[{number}/{len(stages)}] {stage.title}  ({clock(elapsed)} elapsed, about {clock(rest * pace)} left)")
         begun = time.monotonic()
@@ -508,9 +517,9 @@ def walk(way: Way) -> None:
         expected, taken = expected + stage.seconds, taken + now
         page["date"] = time.strftime("%Y-%m-%d")
         write_whole(done_file, page)
-    if "machine" not in page:
-        page["machine"] = machine(way.folder)
-        write_whole(done_file, page)
+        if "machine" not in page:
+            page["machine"] = machine(way.folder)
+            write_whole(done_file, page)
     print(f"\nDone in {clock(time.monotonic() - started)}. The report: {way.folder / 'report.html'}")
 
 
@@ -533,8 +542,7 @@ def main() -> None:
             signal.signal(each, interrupt)
     os.environ.update(surroundings(folder))
     try:
-        with scratch(folder):
-            walk(Way(folder, SIZES[arguments.size]))
+        walk(Way(folder, SIZES[arguments.size], PACE[arguments.size]))
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on from here.", file=sys.stderr)
         sys.exit(130)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -289,21 +290,26 @@ def test_temporary_files_lie_in_the_folder_and_go_with_the_demo(
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(demo, "LONGEST_SCRATCH", 1000)
-    leaving = python("import tempfile; print(tempfile.mkdtemp())")
-    with demo.scratch(tmp_path / "demo"):
-        demo.walk(way_of(demo, tmp_path / "demo", leaving))
-        assert len(list((tmp_path / "demo" / ".tmp").iterdir())) == 1
-    assert not (tmp_path / "demo" / ".tmp").exists()
+    others = tmp_path / "demo" / ".tmp" / "of_another_demo"
+    others.mkdir(parents=True)
+    leaving = python("import tempfile, pathlib; pathlib.Path('where').write_text(tempfile.mkdtemp())")
+    monkeypatch.chdir(tmp_path)
+    demo.walk(way_of(demo, tmp_path / "demo", leaving))
+    left = Path((tmp_path / "where").read_text())
+    assert left.parents[1] == others.parent
+    assert list(others.parent.iterdir()) == [others]
+    assert os.environ["TMPDIR"] == str(tmp_path)
 
 
 def test_temporary_files_lie_elsewhere_where_a_path_is_too_long_for_a_socket(
     demo: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TMPDIR", "as it was")
-    with demo.scratch(tmp_path / ("long" * 20)):
+    monkeypatch.setattr(demo, "LONGEST_SCRATCH", 10)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with demo.scratch(tmp_path / "demo"):
         place = Path(os.environ["TMPDIR"])
-        assert place.is_dir()
-        assert len(str(place)) < demo.LONGEST_SCRATCH
+        assert place.stat().st_mode & 0o777 == 0o700
+        assert place.parent == Path(tempfile.gettempdir())
     assert not place.exists()
 
 

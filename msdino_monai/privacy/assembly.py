@@ -15,6 +15,7 @@ Pairs = npt.NDArray[np.int64]  # (pairs, 3): first class, second class, directio
 
 _GUESSES = 64  # random arrangements that measure chance
 _FEWEST_PAIRS = 0.1  # of those whose tokens were kept; an image with fewer that count says nothing
+_LEAST_PAIRS = 4  # nor does one with less than that
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def score_assembly(
     generator = np.random.default_rng(seed)
     shuffled = [_pairs(_board(generator.permutation(order), kinds, grid)) for _ in range(_GUESSES)]
     asked = kinds >= 0
-    few = len(truth) < _FEWEST_PAIRS * len(_pairs(_board(order, np.arange(len(order)), grid)))
+    kept = len(_pairs(_board(order, np.arange(len(order)), grid)))
+    few = len(truth) < max(_LEAST_PAIRS, _FEWEST_PAIRS * kept)
     return AssemblyScore(
         neighbours=float("nan") if few else _shared(found, truth),
         places=float(np.mean((cells == order)[asked])) if asked.any() else float("nan"),

@@ -107,7 +107,7 @@ def attack(
     with found.step("inversion"):
         found.take(reconstruction.attack_patches(tasks, learnt, seed=seed))
     with found.step("places"):
-        found.take([reconstruction.attack_places(tasks, learnt, seed=seed)])
+        found.take(reconstruction.attack_places(tasks, learnt, seed=seed))
     with found.step("jigsaw"):
         found.take(reconstruction.attack_puzzles(tasks, learnt, seed=seed))
         one_view = list(found.rows)
@@ -262,6 +262,9 @@ class PrivacyAudit:
 
     def _describe(self, sample: Sample, pool: Pool, found: Findings) -> dict[str, Any]:
         strength = {name: getattr(self, name) for name in STRENGTH}
+        reconstructed = min(self.max_images, len(sample))
+        there = {"max_images": reconstructed, "max_exported_images": len(sample)}
+        there["max_auxiliary_images"] = len(pool.auxiliary)
         return {
             "format": "msdino_monai privacy audit",
             "verdict": self.verdict.describe(),
@@ -270,13 +273,13 @@ class PrivacyAudit:
             "embedder_sha256": sample.settings["embedder"]["sha256"],
             "images": {
                 "exported": len(sample),
-                "reconstructed": min(self.max_images, len(sample)),
+                "reconstructed": reconstructed,
                 "auxiliary": len(pool.auxiliary),
                 "auxiliary_source": pool.source,
             },
             "audit": plain({"seed": self.seed, **strength, "thresholds": self.thresholds}),
             "attackers": ATTACKERS,
-            "weaker_than_usual": weakened(strength),
+            "weaker_than_usual": weakened({**strength, **there}),
             "order_leaks": found.leaks,
             "rows": [row.describe() for row in found.rows],
             "left_out": [each.describe() for each in found.left_out],

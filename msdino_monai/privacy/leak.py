@@ -30,8 +30,6 @@ _SINGLE_PRECISION = 1e-5  # an error of sums in float32 is smaller
 _LOW_BITS = 8  # where a message could hide
 _FEWEST_CELLS = 8  # below, squares are too far from normal to be judged as such
 _SHORTEST_NAME = 5  # letters of an identifier below which chance finds it in megabytes
-_WORD = re.compile(r"[\w.^-]*\w")
-_RANDOM = {"bytes", "details", "embedder_sha256", "file", "sha256", "signature"}  # of a manifest
 
 
 def order_leaks(orders: Integers, grid: tuple[int, int]) -> tuple[Bools, list[str]]:
@@ -151,30 +149,53 @@ def file_leaks(
             found.append("a shard is longer than its tokens")
     wanted = {word for word in identifiers if len(word) >= _SHORTEST_NAME}
     manifest = json.loads((export_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
-    told = wanted & {*_words(manifest), *_words(details)}
-    if told or any(word.encode() in path.read_bytes() for path in opened for word in wanted):
+    told = [*_texts(_without_hashes(manifest)), *_texts(_without_hashes(details or {}))]
+    shards = [path.read_bytes() for path in opened]
+    if any(_names(word, told) or any(word.encode() in shard for shard in shards) for word in wanted):
         found.append("a file name or patient number stands in the files")
     return sorted(set(found))
 
 
-def _words(told: Any) -> Iterator[str]:
-    """Every word somebody reads in JSON, but for hashes and ciphertext, in which chance writes numbers.
+def _without_hashes(told: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says, but for what chance writes, in which numbers may stand: hashes, random names, ciphertext.
 
-    A name of a setting counts if it holds a digit or a capital: somebody's file may well be called "image".
+    Its own words (`dtype`, `site_id`) tell of no image either.
     """
+    random = {"embedder_sha256", "signature", "dtype", "site_id", "counts"}
+    if isinstance(told.get("details"), str):
+        random.add("details")
+    rest = {name: value for name, value in told.items() if name not in random}
+    rest["shards"] = [
+        {name: value for name, value in shard.items() if name not in {"file", "bytes", "sha256"}}
+        for shard in rest.get("shards", ())
+    ]
+    for place in (rest, rest.get("details", {})):
+        if isinstance(place.get("embedder"), Mapping):
+            place["embedder"] = {name: value for name, value in place["embedder"].items() if name != "sha256"}
+    return rest
+
+
+def _texts(told: Any) -> Iterator[tuple[str, bool]]:
+    """Every text in JSON, and whether it is the name of something."""
     if isinstance(told, Mapping):
         for name, value in told.items():
-            if name != name.lower() or any(letter.isdigit() for letter in name):
-                yield from _WORD.findall(name)
-            if name not in _RANDOM:
-                yield from _words(value)
+            yield name, True
+            yield from _texts(value)
     elif isinstance(told, list):
         for value in told:
-            yield from _words(value)
-    elif told is not None and not isinstance(told, bool):
-        text = str(told)
-        yield text
-        yield from _WORD.findall(text)
+            yield from _texts(value)
+    else:
+        yield str(told), False
+
+
+def _names(identifier: str, told: Iterable[tuple[str, bool]]) -> bool:
+    """Whether somebody reads it in one of these texts, not as a part of a longer word.
+
+    Among names of settings a plain word proves nothing: somebody's file may be called "image".
+    """
+    whole = re.compile(rf"(?<![A-Za-z0-9]){re.escape(identifier)}(?![A-Za-z0-9])")
+    is_plain = re.fullmatch("[a-z_]+", identifier) is not None
+    return any(whole.search(text) for text, is_name in told if not (is_name and is_plain))
 
 
 def _each_image(found: Found, images: int) -> tuple[Bools, list[str]]:

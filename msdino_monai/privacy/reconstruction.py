@@ -24,7 +24,7 @@ from msdino_monai.privacy.inversion import (
     join_patches,
     noise_variance,
 )
-from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack, Witnesses
+from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack, PuzzleScorer, Witnesses
 from msdino_monai.privacy.knowledge import Knowledge
 from msdino_monai.privacy.placement import place_by_prior
 from msdino_monai.privacy.puzzle_network import PuzzleNetwork, train_puzzle_network
@@ -205,19 +205,24 @@ def _similarity_rows(
         yield row_of_values(name, metric, knowledge, values, chance, seed=seed, higher_is_worse=metric != "gmsd")
 
 
-def attack_places(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> Attempt:
+def attack_places(tasks: Sequence[Puzzle], learnt: Learnt, *, seed: int = 0) -> Iterator[Attempt]:
     """The cell of every token, from the token alone (and position codes), each cell taken once."""
     embedder = tasks[0].sample.evidence.embedder
-    values, chance = [], []
-    for task in tasks:
-        odds, _ = place_by_prior(task.views[0], embedder, learnt.prior, task.variance)
-        _, learnt_odds = learnt.both.scores(task.views[0])
-        _, cells = linear_sum_assignment(learnt_odds if odds is None else odds + learnt_odds, maximize=True)
-        score = score_assembly(cells, task.orders[0], _kinds(task), embedder.grid)
-        values.append(score.places)
-        chance.append(score.chance_place)
-    row = row_of_values(PLACES, "places", Knowledge(auxiliary_images=True), values, chance, seed=seed)
-    return Attempt(PLACES, (row,))
+    scorers: dict[str, PuzzleScorer] = {
+        f"{PLACES} by a network": learnt.network,
+        f"{PLACES} by network and Gaussians": learnt.both,
+    }
+    for name, scorer in scorers.items():
+        values, chance = [], []
+        for task in tasks:
+            odds, _ = place_by_prior(task.views[0], embedder, learnt.prior, task.variance)
+            _, learnt_odds = scorer.scores(task.views[0])
+            _, cells = linear_sum_assignment(learnt_odds if odds is None else odds + learnt_odds, maximize=True)
+            score = score_assembly(cells, task.orders[0], _kinds(task), embedder.grid)
+            values.append(score.places)
+            chance.append(score.chance_place)
+        row = row_of_values(name, "places", Knowledge(auxiliary_images=True), values, chance, seed=seed)
+        yield Attempt(name, (row,))
 
 
 def _kinds(task: Puzzle) -> Integers:

@@ -123,9 +123,9 @@ def loosened(limits: Mapping[str, float | None]) -> list[str]:
     return [name for name, (limit, usual) in asked.items() if limit is None or limit > usual]
 
 
-def weakened(strength: Mapping[str, int]) -> list[str]:
-    """Settings under which the attackers saw fewer images, or trained less, than usual."""
-    return [name for name, usual in STRENGTH.items() if strength[name] < usual]
+def weakened(used: Mapping[str, int]) -> list[str]:
+    """In words, of which the attackers had less than usual: images they saw, steps they trained."""
+    return [f"{name} {used[name]} of {usual}" for name, usual in STRENGTH.items() if used[name] < usual]
 
 
 def _checks(rows: Sequence[Row], limits: Mapping[str, float | None]) -> Iterator[Check]:

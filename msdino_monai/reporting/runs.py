@@ -82,10 +82,9 @@ def find_runs(root: str | Path, pictures: bool = True) -> Runs:
         inside = _LEFT_OUT | ({"sites", "state"} if "federated.json" in files else set())
         folders[:] = sorted(name for name in folders if name not in inside and not name.startswith("."))
         for path in (folder / name for name in sorted(files)):
-            if not path.is_file():  # a link to nothing, a pipe
-                continue
             try:
-                _take(runs, path)
+                if path.is_file():  # and no link to nothing, no pipe
+                    _take(runs, path)
             except OSError as error:
                 runs.unreadable.append(f"{path.relative_to(root).as_posix()}: {one_line(error)}")
     # A bundle made ready for others holds copies: the last one, where it was trained, tells of it.

@@ -122,7 +122,7 @@ footer { margin-top: 40px; padding-bottom: 40px; font-size: .85rem; color: var(-
   header { padding-top: 0; }
   header, main, footer { max-width: none; padding-left: 0; padding-right: 0; }
   .wide { overflow: visible; background: none; }
-  table { font-size: 8.5pt; } th, td { padding: 3px 4px; overflow-wrap: anywhere; }
+  table { font-size: 8.5pt; } th, td { padding: 3px 4px; } td:first-child { overflow-wrap: anywhere; }
   thead th, td.number { white-space: normal; } td.words { min-width: 0; }
   .charts { grid-template-columns: 1fr 1fr; }
   .long { display: block; } .tall { display: none; }

@@ -107,7 +107,7 @@ def test_audit_by_weaker_attackers_is_refused_or_named(
         export(images, tmp_path / "export", audit=str(old))
     with caplog.at_level("WARNING", "msdino_monai.export"):
         export(images, tmp_path / "export", audit=str(passed))
-    assert "attacked with less than usual (max_images, max_exported_images, max_auxiliary_images" in caplog.text
+    assert "attacked with less than usual (max_images 3 of 12, max_exported_images 8 of 48" in caplog.text
 
 
 def test_altered_or_missing_audit_is_refused(passed: Path, images: Path, tmp_path: Path) -> None:

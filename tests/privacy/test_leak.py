@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,16 +172,24 @@ def test_rows_in_the_order_of_their_names_are_seen() -> None:
     ("identifier", "details", "is_found"),
     [
         ("image", {"options": {"img_size": 224, "images": 1, "image": "zeros"}}, False),  # <patient>/image.dcm
-        ("12345", {"embedder": {"sha256": "ab12345cd"}, "num": 1234567}, False),
+        ("12345", {"embedder": {"sha256": "12345"}, "num": 1234567}, False),
         ("12345", {"options": {"study": 12345}}, True),
         ("SYN-A-0005", {"options": {"augment": [{"name": "for SYN-A-0005."}]}}, True),
         ("A00017", {"options": {"A00017": 1}}, True),
+        ("SYN-A-0005", {"options": {"source": "/data/SYN-A-0005_frontal.png"}}, True),
+        ("Anna Smith", {"options": {"note": "of Anna Smith."}}, True),
+        ("doe^jane", {"options": {"doe^jane": 1}}, True),
+        ("SYN-A-0005", {"options": {"file": "SYN-A-0005"}}, True),
+        ("hospital_a", {"options": {"note": "none"}}, False),
+        ("float16", {"options": {"note": "none"}}, False),
     ],
 )
 def test_identifiers_are_looked_for_as_whole_words_and_not_in_hashes(
     tmp_path: Path, identifier: str, details: dict[str, object], is_found: bool
 ) -> None:
-    (tmp_path / "manifest.json").write_text('{"signature": {"value": "a 12345 b"}, "shards": [{"sha256": "image"}]}')
+    manifest = {"signature": {"value": "a 12345 b"}, "site_id": "hospital_a", "dtype": "float16"}
+    manifest |= {"sealed": True, "details": "A00017", "shards": [{"file": "image", "sha256": "image", "images": 3}]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     assert bool(file_leaks(tmp_path, tmp_path / "none", [identifier], details)) is is_found
 
 

@@ -270,6 +270,32 @@ def frontier_block(name: str = "privacy_frontier") -> str:
     return table(header, rows)
 
 
+def ceiling_block() -> str:
+    """What the tokens of an export could tell at best."""
+    page = results("token_ceiling")
+    rows = [[row["row"], f"{row['auc']:.3f}"] for row in page["results"]["rows"]]
+    return table(("export", "mean AUC"), rows)
+
+
+def ablation_block() -> str:
+    """Probes of every variant of MS-DINO, and how far they are from the study's."""
+    page = results("ablation")
+    seeds = len({row["seed"] for row in page["results"]["rows"]})
+    rows = [
+        [
+            entry["variant"],
+            *(
+                cell
+                for probe in ("linear_auc", "knn_auc")
+                for cell in (f"{entry[probe]:.3f}", f"{statistics.mean(entry[f'{probe}_gaps']):+.3f}")
+            ),
+        ]
+        for entry in page["results"]["table"]
+    ]
+    header = ("changed", f"linear probe, {seeds} seed{'s' if seeds > 1 else ''}", "difference", "k-NN", "difference")
+    return table(header, rows)
+
+
 def audit_block() -> str:
     """What an audit takes and finds where it begins."""
     page = results("privacy_audit")
@@ -315,6 +341,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kidneys": kidneys_block,
     "federation": federation_block,
     "audit": audit_block,
+    "ablation": ablation_block,
+    "ceiling": ceiling_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,

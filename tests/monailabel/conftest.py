@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +13,7 @@ from label_bundle import LABEL_BUNDLES
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 if find_spec("monailabel"):
-    from label_server import LabelServer, clean_environment
+    from label_server import LabelServer
     from label_workshop import Workshop, finished, run_bundle
 else:
     collect_ignore_glob = ["test_*.py"]  # `make test` has no MONAI Label: it wants older packages
@@ -41,15 +39,7 @@ def server(workshop: Workshop, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The bundles as they lie in the repository, each with a model of a few epochs, in the `monaibundle` app."""
     folder = tmp_path_factory.mktemp("label")
     server = LabelServer(folder, [bundle.name for bundle in LABEL_BUNDLES])
-    copied = subprocess.run(
-        [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", "monaibundle", "--output", "apps"],
-        cwd=folder,
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert copied.returncode == 0, copied.stderr
+    server.fetch_app()
     trainings = []
     for bundle in LABEL_BUNDLES:
         output = folder / bundle.name

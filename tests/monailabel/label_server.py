@@ -52,6 +52,19 @@ class LabelServer:
     def bundle(self, name: str) -> Path:
         return self.folder / "apps" / "monaibundle" / "model" / name
 
+    def fetch_app(self) -> None:
+        """The app that serves bundles; they go to `bundle(name)`."""
+        command = [sys.executable, "-m", "monailabel.main", "apps", "--download", "--name", "monaibundle"]
+        copied = subprocess.run(
+            [*command, "--output", "apps"],
+            cwd=self.folder,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert copied.returncode == 0, copied.stderr
+
     def start(self) -> None:
         (self.folder / "studies").mkdir()
         atexit.register(self.stop)

@@ -3,7 +3,8 @@
     python benchmarks/study --work_dir study --output_file docs/benchmarks/study.json
 
 Every model is a row: how it was come by (arm), what it learnt, from which share of whose labels, on which seed. Run
-again to continue; finished rows are kept. `--arms msdino,local --tasks findings --seeds 11` makes some rows.
+again to continue; finished rows are kept. `--arms msdino,local --tasks findings --fractions 0.1` makes some cells; the
+output file keeps what other cells it has of the same protocol.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
+from earlier import join
 from measuring import machine, parser_of, save
 from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
-from rows import Row, make_row, name_of
+from rows import Row, digest, make_row, name_of
 from table import show, summarise
 from ways import Seed, places
 
@@ -93,11 +95,17 @@ def main() -> None:
     arguments.work_dir = arguments.work_dir.absolute()
     arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
     rows = make(protocol, arguments)
-    summary = summarise(rows, arguments.work_dir, protocol)
-    show(summary)
-    draw(summary, (arguments.output_file or arguments.work_dir / "study.json").with_suffix(".png"))
     slim = [{name: value for name, value in row.items() if name != "machine"} for row in rows]
-    save(arguments, started_on, {"protocol": asdict(protocol), "summary": summary, "rows": slim})
+    found = {
+        "protocol": asdict(protocol),
+        "summary": summarise(rows, arguments.work_dir, protocol),
+        "rows": slim,
+    }
+    if arguments.output_file:
+        found = join(arguments.output_file, found, digest(protocol))
+    show(found["summary"])
+    draw(found["summary"], (arguments.output_file or arguments.work_dir / "study.json").with_suffix(".png"))
+    save(arguments, started_on, found)
 
 
 if __name__ == "__main__":

@@ -161,6 +161,27 @@ def test_another_protocol_is_another_digest_and_seeds_are_not() -> None:
     assert digest(protocol) != digest(replace(protocol, rounds=31))
 
 
+def test_cells_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Path) -> None:
+    from earlier import join
+
+    def found(arm: str, mean: float) -> dict[str, Any]:
+        cell = {"task": "findings", "fraction": 0.1, "arm": arm}
+        row = {**cell, "site": "site_a", "seed": 1, "protocol_sha256": "p", "mean": mean}
+        differences = [{**cell, "other": "local", "where": where, "mean": mean} for where in ("own", "unseen")]
+        return {"summary": {"scores": [{**cell, "mean": mean}], "differences": differences}, "rows": [row]}
+
+    path = tmp_path / "study.json"
+    assert join(path, found("local", 0.5), "p") == found("local", 0.5)
+    path.write_text(json.dumps({"results": found("local", 0.5)}))
+    both = join(path, found("msdino", 0.6), "p")
+    assert [row["arm"] for row in both["rows"]] == ["local", "msdino"]
+    assert len(both["summary"]["differences"]) == 4
+    again = join(path, found("local", 0.7), "p")
+    assert [entry["mean"] for entry in again["summary"]["scores"]] == [0.7]
+    with pytest.raises(SystemExit, match="rows of another protocol"):
+        join(path, found("local", 0.7), "another")
+
+
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     words = [sys.executable, str(STUDY), "--work_dir", "work", "--size", "small", "--workers", "1"]
     words += ["--arms", "local", "--tasks", "findings", "--output_file", "study.json"]

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from measuring import machine, parser_of, report, save
-from pretraining_value import bundle
+from pretraining_value import bundle, pairs
 
 from msdino_monai.images.cohort import write_cohort
 
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="where the cohort and the audit lie; kept")
     parser.add_argument("--patients", type=int, default=480)
     parser.add_argument("--image_size", type=int, default=256, help="longer side of the stored radiographs")
+    parser.add_argument("--audit", nargs="*", default=[], metavar="NAME=VALUE", help="settings other than its own")
     arguments = parser.parse_args()
     started_on, work = machine(), arguments.work_dir
     write_cohort(str(work / "cohort"), 1, arguments.patients, arguments.seed, arguments.image_size)
@@ -30,6 +31,7 @@ def main() -> None:
         bundle(
             "cxr_embedding_export", ["privacy_audit"], work / "log.txt",
             dataset_dir=work / "cohort" / "site_a" / "images", output_dir=work / "audit", seed=arguments.seed,
+            **pairs(arguments.audit),
         )  # fmt: skip
     except RuntimeError:
         if not (work / "audit" / "audit.json").exists():

@@ -95,6 +95,7 @@ def train(row: Row, splits: Sequence[tuple[Split, Split]], epochs: int, seed: in
     embedding = PatchEmbedding(splits[0][0].images.shape[-1], 16, row.embedding_dim, row.margin)
     tokens = torch.cat([embed(embedding, training.images) for training, _ in splits])
     labels = torch.cat([training.labels for training, _ in splits])
+    batch_size = min(batch_size, len(tokens))
     spread = row.noise * tokens.std((1, 2), keepdim=True)
     network = SetClassifier(row, tokens.shape[1], labels.shape[1])
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=0.05)

@@ -24,7 +24,7 @@ from msdino_monai.privacy.inversion import (
     join_patches,
     noise_variance,
 )
-from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack, PuzzleScorer, Witnesses
+from msdino_monai.privacy.jigsaw import Assembly, JigsawAttack, PuzzleScorer, Witnesses, one_thread
 from msdino_monai.privacy.knowledge import Knowledge
 from msdino_monai.privacy.placement import place_by_prior
 from msdino_monai.privacy.puzzle_network import PuzzleNetwork, train_puzzle_network
@@ -78,13 +78,16 @@ def learn(sample: Sample, auxiliary: Floats, *, steps: int = 300, copies: int = 
     )
     size = evidence.embedder.patch_size
     kept = evidence.tokens.shape[2] / len(evidence.embedder.codes)
-    return Learnt(
-        prior=PatchPrior.fit(simulated.images, size),
-        network=train_puzzle_network(simulated, evidence.embedder.grid, steps=steps, seed=seed),
-        gaussian=GaussianPuzzle.fit(simulated.images, evidence.embedder, noise=evidence.noise, dtype=evidence.dtype),
-        inverter=train_set_inverter(simulated, size, steps=steps, kept_share=kept, seed=seed),
-        average=simulated.images.mean(0),
-    )
+    with one_thread():
+        return Learnt(
+            prior=PatchPrior.fit(simulated.images, size),
+            network=train_puzzle_network(simulated, evidence.embedder.grid, steps=steps, seed=seed),
+            gaussian=GaussianPuzzle.fit(
+                simulated.images, evidence.embedder, noise=evidence.noise, dtype=evidence.dtype
+            ),
+            inverter=train_set_inverter(simulated, size, steps=steps, kept_share=kept, seed=seed),
+            average=simulated.images.mean(0),
+        )
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,15 @@ TINY = {
     " --fine_tuning 1 --draws 1 --label_fraction 0.5 --finetune max_epochs=1 num_workers=0"
     " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
     " max_epochs=1",
+    "privacy_audit": "--work_dir work --patients 24 --image_size 64 --audit img_size=64 max_images=3"
+    " max_exported_images=8 max_auxiliary_images=16 training_steps=2",
     "privacy_frontier": "--work_dir work --settings none --patients 20 --image_size 64 --img_size 32"
     " --attacked_patients 20 --attack_sizes 96 64 --images 3 --linked 6 --auxiliary 12 --steps 2 --skip_real"
     " --train hidden_size=16 mlp_dim=32 num_layers=1 num_heads=2 num_prototypes=32 head_dim=32 batch_size=4"
     " max_epochs=1",
     "read_dicom": "--skip_real --synthetic_shape 96 80 --rounds 5 --seconds_per_file 0",
     "site_shift": "--patients_per_site 20 --image_size 64 --img_size 32 --epochs 1 --training_seeds 0 --bootstrap 20",
+    "token_ceiling": "--work_dir work --patients 20 --image_size 64 --img_size 32 --epochs 1",
     "view_bounds": "--margins 4 --views 2 --img_size 64",
     "volume_segmentation": "--sites 1 --patients_per_site 5 --epochs 1",
     "token_store": "--images 20 --tokens 4 --dim 8 --batch 8 --rounds 2",

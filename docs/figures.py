@@ -270,6 +270,52 @@ def frontier_block(name: str = "privacy_frontier") -> str:
     return table(header, rows)
 
 
+def study_block() -> str:
+    """What every arm of the study reached, and what it cost, as far as it has been made."""
+    summary = results("study")["results"]["summary"]
+    cells = ("task", "fraction", "arm")
+    costs = {tuple(entry[name] for name in cells): entry for entry in summary["costs"]}
+    rows = []
+    for entry in sorted(summary["scores"], key=lambda each: (each["task"], each["fraction"])):
+        cost = costs[tuple(entry[name] for name in cells)]
+        rows.append(
+            [
+                entry["task"],
+                f"{100 * entry['fraction']:g} %",
+                f"`{entry['arm']}`",
+                *(_with_ends(entry[where]) for where in ("own", "unseen")),
+                f"{cost['wire_bytes'] / 1e6:.1f}",
+                f"{cost['rounds']:.0f}",
+                f"{cost['client_cpu_seconds']:.0f}",
+                f"{cost['server_cpu_seconds']:.0f}",
+            ]
+        )
+    header = ["task", "labels", "arm", "own hospital", "unseen hospital", "MB a hospital", "rounds"]
+    return table([*header, "its CPU seconds", "the coordinator's"], rows)
+
+
+def study_differences_block() -> str:
+    """Paired differences; the primary ones first."""
+    found = results("study")["results"]["summary"]["differences"]
+    rows = [
+        [
+            entry["task"],
+            f"{100 * entry['fraction']:g} %",
+            entry["where"],
+            f"`{entry['arm']}` - `{entry['other']}`",
+            _with_ends(entry, "+"),
+            f"{entry['above']} of {len(entry['values'])}",
+            ("**yes**" if entry["low"] > 0 else "**no**") if entry["primary"] else "",
+        ]
+        for entry in sorted(found, key=lambda each: (not each["primary"], each["task"], each["fraction"]))
+    ]
+    return table(("task", "labels", "hospital", "difference", "mean (95 %)", "seeds above 0", "primary: above 0"), rows)
+
+
+def _with_ends(found: Mapping[str, Any], sign: str = "") -> str:
+    return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+
+
 def ceiling_block() -> str:
     """What the tokens of an export could tell at best."""
     page = results("token_ceiling")
@@ -323,6 +369,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "federation": federation_block,
     "audit": audit_block,
     "ceiling": ceiling_block,
+    "study": study_block,
+    "study_differences": study_differences_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,

@@ -12,16 +12,17 @@ NOTHING = 1e4  # bytes; where an arm that moves nothing stands on a logarithmic 
 
 
 def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """Score against bytes per hospital with few labels, and score against the share of labels, for every task."""
+    """Score against bytes per hospital with few labels and, where there are several, against the share of labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     tasks = [task for task in TASKS if any(entry["task"] == task for entry in summary["scores"])]
-    figure = Figure(figsize=(13, 5 * len(tasks)), layout="constrained")
+    columns = 1 + (len({entry["fraction"] for entry in summary["scores"]}) > 1)
+    figure = Figure(figsize=(7 * columns, 5 * len(tasks)), layout="constrained")
     for row, task in enumerate(tasks):
-        bytes_axes, label_axes = (figure.add_subplot(len(tasks), 2, 2 * row + column) for column in (1, 2))
-        _against_bytes(bytes_axes, summary, task)
-        _against_labels(label_axes, summary, task)
+        _against_bytes(figure.add_subplot(len(tasks), columns, columns * row + 1), summary, task)
+        if columns == 2:
+            _against_labels(figure.add_subplot(len(tasks), columns, columns * row + 2), summary, task)
     path.parent.mkdir(parents=True, exist_ok=True)
     FigureCanvasAgg(figure).print_png(str(path))
 
@@ -36,6 +37,7 @@ def _against_bytes(axes: Any, summary: Mapping[str, Any], task: str) -> None:
         axes.errorbar(place, found["mean"], yerr=errors, fmt="o", color=_colour(entry["arm"]), capsize=3)
         axes.annotate(ARMS[entry["arm"]].title, (place, found["mean"]), (6, 4), textcoords="offset points", fontsize=7)
     axes.set_xscale("log")
+    axes.margins(x=0.4)  # room for names
     axes.set_xlabel("bytes that leave and reach a hospital (leftmost: none)")
     axes.set_ylabel(f"{TASKS[task].metric}, own test patients, 95 %")
     axes.set_title(f"{task}: {100 * few:g} % of the labels, SYNTHETIC", fontsize=10)

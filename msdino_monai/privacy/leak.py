@@ -115,9 +115,20 @@ def _draws(name: str, drawn: npt.NDArray[np.floating[Any]], places: Integers, gr
     }
 
 
-def row_leaks(keys: Mapping[str, Sequence[Any]]) -> list[str]:
-    """By which of these keys the images, in the order in which they lie in the files, are sorted."""
-    return [f"images lie in the order of their {name}" for name, values in keys.items() if rows_follow(values)]
+def row_leaks(keys: Mapping[str, Sequence[Any]], written: Sequence[int] = ()) -> list[str]:
+    """By which of these keys the images are sorted, as they lie in the files, and as these were `written`."""
+    found = [f"images lie in the order of their {name}" for name, values in keys.items() if rows_follow(values)]
+    dated = {name: [values[row] for row in written] for name, values in keys.items()}
+    return found + [f"files are dated in the order of the images' {name}" for name in dated if rows_follow(dated[name])]
+
+
+def rows_by_date(export_dir: Path) -> list[int]:
+    """The rows of an export, shard by shard in the order of the files' dates."""
+    shards = json.loads((export_dir / MANIFEST_FILE).read_text(encoding="utf-8"))["shards"]
+    ends = np.cumsum([shard["images"] for shard in shards]).tolist()
+    rows = [list(range(end - shard["images"], end)) for shard, end in zip(shards, ends, strict=True)]
+    dates = [(export_dir / shard["file"]).stat().st_mtime_ns for shard in shards]
+    return [row for _, part in sorted(zip(dates, rows, strict=True)) for row in part]
 
 
 def rows_follow(values: Sequence[Any]) -> bool:

@@ -17,7 +17,7 @@ import pyrage  # type: ignore[import-untyped]
 from msdino_monai.exporting.audit import audited_settings
 from msdino_monai.privacy.evidence import Evidence, open_evidence
 from msdino_monai.privacy.header import read_header
-from msdino_monai.privacy.leak import file_leaks, row_leaks
+from msdino_monai.privacy.leak import file_leaks, row_leaks, rows_by_date
 from msdino_monai.privacy.order import true_orders
 from msdino_monai.privacy.pool import ExportBundle, Pool, Radiograph
 from msdino_monai.privacy.truth import read_orders
@@ -129,7 +129,8 @@ def _write(
     exported = parser.get_parsed_content("dataset").data  # without copies and files that were refused
     ids = {str(item["image"]): bytes.fromhex(item["image_id"]) for item in exported}
     names = {image_id: file for file, image_id in ids.items()}
-    leaks = row_leaks(_row_keys([names[image] for image in evidence.image_ids], pool, Path(str(dataset_dir))))
+    keys = _row_keys([names[image] for image in evidence.image_ids], pool, Path(str(dataset_dir)))
+    leaks = row_leaks(keys, rows_by_date(export))
     identifiers = {part for image in pool.exported for part in (Path(image.file).stem, image.patient)}
     leaks += file_leaks(export, folder / "unsealed", identifiers, evidence.details)
     radiographs = tuple(image for image in pool.exported if ids.get(image.file) in evidence.image_ids)

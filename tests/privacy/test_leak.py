@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,15 @@ import torch
 
 from msdino_monai.networks import PatchEmbedding
 from msdino_monai.privacy.embedder import KnownEmbedder
-from msdino_monai.privacy.leak import content_leaks, file_leaks, order_leaks, row_leaks, rows_follow, value_leaks
+from msdino_monai.privacy.leak import (
+    content_leaks,
+    file_leaks,
+    order_leaks,
+    row_leaks,
+    rows_by_date,
+    rows_follow,
+    value_leaks,
+)
 from msdino_monai.privacy.order import expected_tokens
 from msdino_monai.vault.quantise import quantise
 
@@ -166,6 +175,23 @@ def test_rows_in_the_order_of_their_names_are_seen() -> None:
     assert row_leaks({"names": names, "dates": [""] * 40}) == ["images lie in the order of their names"]
     assert rows_follow(names[::-1])
     assert not rows_follow(np.random.default_rng(0).permutation(names).tolist())
+
+
+def test_files_dated_in_the_order_of_the_images_are_seen(tmp_path: Path) -> None:
+    """The manifest names shards in random order; the files' dates say in which they were written."""
+    (tmp_path / "shards").mkdir()
+    order = np.random.default_rng(0).permutation(10).tolist()
+    shards = [{"file": f"shards/{number}.npy", "images": 4} for number in order]
+    for number in range(10):
+        path = tmp_path / "shards" / f"{number}.npy"
+        path.touch()
+        os.utime(path, ns=(0, 1000 * number))
+    (tmp_path / "manifest.json").write_text(json.dumps({"shards": shards}))
+    names = [f"{4 * number + image:03d}.dcm" for number in order for image in range(4)]
+    written = rows_by_date(tmp_path)
+    assert [names[row] for row in written] == sorted(names)
+    assert row_leaks({"names": names}) == []
+    assert row_leaks({"names": names}, written) == ["files are dated in the order of the images' names"]
 
 
 @pytest.mark.parametrize(

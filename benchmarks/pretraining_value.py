@@ -78,6 +78,7 @@ def pretrain(folder: Path, seed: int, arguments: argparse.Namespace) -> float:
             "cxr_embedding_export", ["inference"], log, dataset_dir=cohort / site, output_dir=folder / "exports" / site,
             datalist=only_training(cohort / site / "datalist.json", folder / f"{site}.json"),
             state_dir=folder / "states" / site, site_id=site, img_size=arguments.img_size, num_views=arguments.views,
+            **pairs(arguments.export),
         )  # fmt: skip
     timing = folder / "seconds.json"
     seconds = bundle(
@@ -120,10 +121,11 @@ def frozen(folder: Path, backbone: Path, name: str, sites: Sequence[str]) -> dic
     return {key: float(np.mean([score[key] for score in scores])) for key in ("linear_auc", "knn_auc")}
 
 
-def export_defaults() -> dict[str, Any]:
-    """The defences that every hospital's export here has."""
+def defences(changed: Sequence[str]) -> dict[str, Any]:
+    """Those that every hospital's export here has: the export's default, but for what was changed."""
     config = json.loads((BUNDLES / "cxr_embedding_export" / "configs" / "inference.json").read_text(encoding="utf-8"))
-    return {name: config[name] for name in ("embedding_dim", "margin", "noise")}
+    default = {name: config[name] for name in ("embedding_dim", "margin", "noise")}
+    return {**default, **{name: json.loads(value) for name, value in pairs(changed).items()}}
 
 
 def few_labels(
@@ -165,6 +167,8 @@ def measure(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "few_labels": {},
     }
     more = pairs(arguments.finetune)
+    if not arguments.draws:
+        return result
     for name, backbone in (("pretrained", trained), ("scratch", None)):
         result["few_labels"][name] = {
             site: [
@@ -183,7 +187,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         line: list[object] = [row["seed"], row["pretraining_seconds"] / 60]
         for score in ("linear_auc", "knn_auc"):
             line += [frozen_of["pretrained"][score], frozen_of["untrained"][score]]
-        lines.append([*line, *(float(np.mean(list(few[name].values()))) for name in ("pretrained", "scratch"))])
+        few_labels_of = (few[name].values() if few else [np.nan] for name in ("pretrained", "scratch"))
+        lines.append([*line, *(float(np.mean(list(scores))) for scores in few_labels_of)])
     header = ("seed", "minutes", "linear", "untrained", "k-NN", "untrained", "few labels", "from scratch")
     report("Mean ROC AUC over findings on test images, SYNTHETIC", header, lines)
 
@@ -196,10 +201,11 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=256, help="longer side of the stored radiographs")
     parser.add_argument("--img_size", type=int, default=128, help="side of what the networks see")
     parser.add_argument("--views", type=int, default=1, help="exported views of each image")
+    parser.add_argument("--export", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of the export")
     parser.add_argument("--train", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the pretraining")
     parser.add_argument("--finetune", nargs="*", default=["max_epochs=30"], metavar="NAME=VALUE")
     parser.add_argument("--label_fraction", type=float, default=0.15)
-    parser.add_argument("--draws", type=int, default=2, help="draws of few labels")
+    parser.add_argument("--draws", type=int, default=2, help="draws of few labels; 0: probes alone")
     parser.add_argument("--hospitals", type=int, default=3)
     parser.add_argument("--fine_tuning", type=int, default=2, help="how many of them fine-tune")
     arguments = parser.parse_args()
@@ -207,7 +213,7 @@ def main() -> None:
     for seed in arguments.seeds:
         rows.append(measure(seed, arguments))
         show(rows)
-    save(arguments, started_on, {"export": export_defaults(), "rows": rows})
+    save(arguments, started_on, {"export": defences(arguments.export), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -228,6 +228,52 @@ def test_ablation_shares_exports_and_counts_hospitals(tmp_path: Path) -> None:
     assert second["linear_auc"] - first["linear_auc"] == pytest.approx(second["linear_auc_gaps"][0])
 
 
+def test_federations_are_held_against_learning_alone(tmp_path: Path) -> None:
+    words = [sys.executable, str(STUDY / "federation.py"), "--work_dir", "work", "--modes", "decoder", "--transports"]
+    words += ["int8", "--numbers_of_sites", "2", "--size", "tiny", "--image_size", "32", "--patients", "4", "--slices"]
+    words += ["5", "--rounds", "1", "--stacks_per_volume", "1", "--output_file", "grid.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads((tmp_path / "grid.json").read_text())["results"]
+    assert [(entry["strategy"], entry["sites"]) for entry in found["table"]] == [("alone", 1), ("fedavg", 2)]
+    federated = found["table"][1]
+    assert len(federated["gains"]) == 2
+    assert 0 < federated["tensor_bytes"] < federated["wire_bytes"]
+    again = subprocess.run([*words, "--learning_rate", "0.1"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 1
+    assert "other settings" in again.stderr
+
+
+def test_gain_is_that_of_the_same_hospital_seed_and_parts() -> None:
+    from federation import summarise
+
+    def row(strategy: str, sites: tuple[str, ...], dice: dict[str, float], seed: int = 1) -> dict[str, Any]:
+        cost = {"cpu_seconds": 1.0, "peak_mb": 1.0, "bytes": {"to_server": {"tensor": 1, "wire": 2}}}
+        found = {site: {"kidney": value, "tumour": None} for site, value in dice.items()}
+        return {
+            **{"mode": "flap", "transport": "fp32", "strategy": strategy, "sites": sites, "seed": seed},
+            **{"dice": found, **cost},
+        }
+
+    alone = [row("alone", ("a",), {"a": 0.5, "b": 0.1}), row("alone", ("b",), {"a": 0.2, "b": 0.6})]
+    both = row("flap", ("a", "b"), {"a": 0.6, "b": 0.5, "c": 0.9})
+    first, second = summarise([*alone, both, {**both, "seed": 2}])
+    assert first["dice"] == pytest.approx(0.55)  # each on its own patients
+    assert second["dice"] == pytest.approx(0.55)  # the third hospital did not take part
+    assert second["gains"] == pytest.approx([0.1, -0.1])  # nobody learnt alone with the second seed
+    assert second["tumour"] is None
+
+
+def test_every_choice_of_a_federation_is_crossed() -> None:
+    import argparse
+
+    from federation import MODES, TRANSPORTS, ways
+
+    chosen = argparse.Namespace(modes=MODES, transports=TRANSPORTS, numbers_of_sites=[3, 2])
+    names = [way.name for way in ways(chosen)]
+    assert len({*names}) == len(names) == 3 * 6 + 2 * 3 * (3 + 6)
+
+
 def test_classes_of_two_data_sets_are_brought_together(tmp_path: Path) -> None:
     one = {"classes": ["Effusion", "Mass"], "training": [{"image": "1.png", "label": [1, 0], "patient": "p"}]}
     other = {"classes": ["Mass", "Pleural Effusion"], "test": [{"image": "2.png", "label": [0, -1]}]}

@@ -1,0 +1,226 @@
+"""FLAP-SAM with its choices crossed: what is trained, how it is averaged, how it travels, and between how many.
+
+    python benchmarks/study/federation.py --work_dir federation --output_file docs/benchmarks/federation_grid.json
+
+SYNTHETIC hospitals train LiteMedSAM's real weights, each row by one run of the verb `federate`. Beside the federations
+stands what each hospital learns alone, of the same parts in as many epochs. Every best model by validation is tried on
+the test volumes of all hospitals. Run again to continue; finished rows are kept, and `--modes flap --transports int8`
+makes some of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from commands import Command, Cost, bundle, ours, run
+from federated import BUNDLE, CLASSES, MODES, read, site_dice, write_sites
+from measuring import machine, parser_of, report, save
+
+TRANSPORTS = ("fp32", "bf16", "int8")
+WITH_PAIRS = ("flap", "lora", "lora_decoder")  # of LoRA; only they can be averaged as products
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row: `strategy` averages what `mode` trains at the first `sites` hospitals; `alone`, a single one trains."""
+
+    mode: str
+    strategy: str
+    transport: str
+    sites: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return "_".join((self.mode, self.strategy, self.transport, *self.sites))
+
+
+def ways(arguments: argparse.Namespace) -> Iterator[Way]:
+    """First what each hospital learns alone, then every federation."""
+    sites = [f"site_{letter}" for letter in "abcdef"[: max(arguments.numbers_of_sites)]]
+    for mode in arguments.modes:
+        yield from (Way(mode, "alone", "none", (site,)) for site in sites)
+    for number in sorted(arguments.numbers_of_sites, reverse=True):
+        for transport in arguments.transports:
+            for mode in arguments.modes:
+                for strategy in ("fedavg", "flap")[: 1 + (mode in WITH_PAIRS)]:
+                    yield Way(mode, strategy, transport, tuple(sites[:number]))
+
+
+def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
+    """The row of one seed, made now if it is not there yet."""
+    folder = arguments.work_dir / f"seed_{seed}"
+    place = folder / "rows" / way.name
+    path, given = place / "row.json", settings_of(way, seed, arguments)
+    if path.exists():
+        row: Row = json.loads(path.read_text(encoding="utf-8"))
+        if row["settings"] != given:
+            raise SystemExit(f"{path} was made with other settings; use the same ones, or another --work_dir.")
+        return row
+    place.mkdir(parents=True, exist_ok=True)
+    cost, model = train(way, folder / "sites", place, given, arguments)
+    test = bundle(
+        BUNDLE.name, ["train", "evaluate"], dataset_dir=folder / "sites", datalist=folder / "test.json",
+        output_dir=place / "test", bootstrap_repeats=10, overlap=0, num_workers=0, model=model,
+    )  # fmt: skip
+    run(test, place / "log.txt")
+    row = {
+        **asdict(way), "seed": seed, "settings": given, "dice": site_dice(place / "test" / "cases.csv"),
+        "cpu_seconds": cost.cpu_seconds, "peak_mb": cost.peak_mb,
+        **({} if way.strategy == "alone" else {"bytes": read(place)["bytes"], "rounds": arguments.rounds}),
+    }  # fmt: skip
+    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return row
+
+
+def settings_of(way: Way, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of the bundle."""
+    names = ("size", "image_size", "stacks_per_volume", "batch_size")
+    rate = arguments.full_learning_rate if way.mode == "full" else arguments.learning_rate
+    # This SAM looks at every slice by itself: overlap would change nothing but the time.
+    chosen = {name: getattr(arguments, name) for name in names}
+    return {**chosen, "learning_rate": rate, "seed": seed, "trainable": way.mode, "overlap": 0, "num_workers": 0}
+
+
+def train(
+    way: Way, sites: Path, place: Path, given: dict[str, Any], arguments: argparse.Namespace
+) -> tuple[Cost, Path]:
+    command: Command
+    if way.strategy == "alone":
+        command = bundle(
+            BUNDLE.name, ["train"], dataset_dir=sites / way.sites[0], output_dir=place,
+            max_epochs=arguments.rounds * arguments.local_epochs, **given,
+        )  # fmt: skip
+        return run(command, place / "log.txt"), place / "models" / "model.pt"
+    command = ours(
+        "federate", bundle=BUNDLE, sites_dir=sites, sites=",".join(way.sites), output_dir=place / "federation",
+        rounds=arguments.rounds, local_epochs=arguments.local_epochs, strategy=way.strategy, transport=way.transport,
+        set=",".join(f"{name}={value}" for name, value in given.items()),
+    )  # fmt: skip
+    return run(command, place / "log.txt"), place / "federation" / "global" / "model.pt"
+
+
+def mean_dice(row: Row, site: str) -> float:
+    """Over the classes that occur in the hospital's test volumes."""
+    return float(np.mean([value for value in row["dice"][site].values() if value is not None]))
+
+
+def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Of each way the means over seeds and the hospitals that took part, and what each gained over learning alone."""
+    alone = {
+        (row["mode"], row["seed"], row["sites"][0]): mean_dice(row, row["sites"][0])
+        for row in rows
+        if row["strategy"] == "alone"
+    }
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        number = 1 if row["strategy"] == "alone" else len(row["sites"])
+        groups.setdefault((row["mode"], row["strategy"], row["transport"], number), []).append(row)
+    table = []
+    for (mode, strategy, transport, number), mine in groups.items():
+        own = [(row, site) for row in mine for site in row["sites"]]
+        gains = [mean_dice(row, site) - alone[key] for row, site in own if (key := (mode, row["seed"], site)) in alone]
+        entry: dict[str, Any] = {
+            "mode": mode, "strategy": strategy, "transport": transport, "sites": number,
+            "seeds": len({row["seed"] for row in mine}),
+            "dice": float(np.mean([mean_dice(row, site) for row, site in own])),
+            **{name: _mean([row["dice"][site][name] for row, site in own]) for name in CLASSES},
+            "dice_per_site": {
+                site: float(np.mean([mean_dice(row, site) for row, where in own if where == site]))
+                for site in sorted({site for _, site in own})
+            },
+            "cpu_seconds": float(np.mean([row["cpu_seconds"] for row in mine])),
+            "peak_mb": max(row["peak_mb"] for row in mine),
+        }  # fmt: skip
+        if strategy != "alone":
+            up = [row["bytes"]["to_server"] for row in mine]
+            entry |= {
+                "gains": gains,
+                **{f"{kind}_bytes": float(np.mean([each[kind] for each in up])) for kind in ("tensor", "wire")},
+            }
+        table.append(entry)
+    return table
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def show(table: Sequence[dict[str, Any]]) -> None:
+    lines = [
+        [
+            entry["mode"], entry["strategy"], entry["transport"], entry["sites"], entry["seeds"],
+            *(entry[name] for name in (*CLASSES, "dice")),
+            *(
+                (float(np.mean(gains)), f"{sum(each > 0 for each in gains)} of {len(gains)}", entry["wire_bytes"] / 1e6)
+                if (gains := entry.get("gains"))
+                else ("-", "-", entry.get("wire_bytes", 0) / 1e6)
+            ),
+            entry["cpu_seconds"],
+        ]
+        for entry in table
+    ]  # fmt: skip
+    header = ("trained", "averaged", "transport", "sites", "seeds", *CLASSES, "mean", "gain", "sites above 0")
+    report(
+        "Dice on the test volumes of the hospitals that took part, SYNTHETIC",
+        (*header, "MB up a round", "CPU s"),
+        lines,
+    )
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--work_dir", type=Path, required=True, help="where hospitals and models lie; kept")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
+    parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
+    parser.add_argument("--numbers_of_sites", nargs="+", type=int, default=[3, 2], help="hospitals that take part")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[11])
+    parser.add_argument("--size", default="lite_medsam", help="of SAM: lite_medsam, or tiny for tests")
+    parser.add_argument("--image_size", type=int, default=48)
+    parser.add_argument("--patients", type=int, default=8, help="of each hospital")
+    parser.add_argument("--slices", type=int, default=15, help="of each volume")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--local_epochs", type=int, default=1)
+    parser.add_argument("--stacks_per_volume", type=int, default=4)
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--learning_rate", type=float, default=2e-3)
+    parser.add_argument("--full_learning_rate", type=float, default=4e-4, help="where all is trained, which needs less")
+    parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
+    arguments = parser.parse_args()
+    started_on, rows = machine(), []
+    arguments.work_dir = arguments.work_dir.absolute()
+    for seed in arguments.seeds:
+        folder = arguments.work_dir / f"seed_{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "test.json").exists():
+            chosen = {"sites": max(arguments.numbers_of_sites), "seed": seed}
+            write_sites(folder, argparse.Namespace(**{**vars(arguments), **chosen}))
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        asked = {
+            pool.submit(make_row, way, seed, arguments): f"{way.name}, seed {seed}"
+            for seed in arguments.seeds
+            for way in ways(arguments)
+        }
+        for number, done in enumerate(as_completed(asked), start=1):
+            done.result()
+            print(f"{number} of {len(asked)} rows: {asked[done]}", flush=True)
+        rows = [each.result() for each in asked]
+    table = summarise(rows)
+    show(table)
+    save(arguments, started_on, {"table": table, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -288,10 +288,34 @@ def study_block() -> str:
                 f"{cost['rounds']:.0f}",
                 f"{cost['client_cpu_seconds']:.0f}",
                 f"{cost['server_cpu_seconds']:.0f}",
+                f"{cost['peak_mb']:.0f}",
             ]
         )
     header = ["task", "labels", "arm", "own hospital", "unseen hospital", "MB a hospital", "rounds"]
-    return table([*header, "its CPU seconds", "the coordinator's"], rows)
+    return table([*header, "its CPU seconds", "the coordinator's", "peak memory, MB"], rows)
+
+
+def study_classes_block(task: str) -> str:
+    """Each class for itself: means over seeds and learners, on the learners' own patients."""
+    page = results("study")["results"]
+    learners = page["protocol"]["learners"]
+    found: dict[tuple[float, str], dict[str, list[float]]] = {}
+    for row in page["rows"]:
+        if row["task"] == task:
+            of_arm = found.setdefault((row["fraction"], row["arm"]), {})
+            for site in learners if row["site"] == "all" else [row["site"]]:
+                for name, value in row["scores"][site].items():
+                    of_arm.setdefault(name, []).extend([] if value is None else [value])
+    classes = [name for name in next(iter(found.values())) if name != "mean"]
+    rows = [
+        [f"{100 * fraction:g} %", f"`{arm}`", *(_mean_or_dash(scores[name]) for name in classes)]
+        for (fraction, arm), scores in sorted(found.items(), key=lambda each: each[0][0])
+    ]
+    return table(("labels", "arm", *(name.replace("_", " ") for name in classes)), rows)
+
+
+def _mean_or_dash(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.3f}" if values else "-"
 
 
 def study_differences_block() -> str:
@@ -314,6 +338,22 @@ def study_differences_block() -> str:
 
 def _with_ends(found: Mapping[str, Any], sign: str = "") -> str:
     return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
+
+
+def break_even_block() -> str:
+    """Up to how many images an export moves fewer bytes than so many rounds."""
+    found = results("break_even")["results"]
+    rows = [
+        [
+            str(row["views"]),
+            row["dtype"],
+            f"{row['record_bytes']:,}",
+            *(f"{count:,}" for count in row["images"].values()),
+        ]
+        for row in found["rows"]
+    ]
+    rounds = found["rows"][0]["images"]
+    return table(("views", "numbers", "bytes an image", *(f"{count} rounds" for count in rounds)), rows)
 
 
 def ceiling_block() -> str:
@@ -368,8 +408,10 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kidneys": kidneys_block,
     "federation": federation_block,
     "audit": audit_block,
+    "break_even": break_even_block,
     "ceiling": ceiling_block,
     "study": study_block,
+    "study_findings": lambda: study_classes_block("findings"),
     "study_differences": study_differences_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),

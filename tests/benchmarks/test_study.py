@@ -274,6 +274,26 @@ def test_every_choice_of_a_federation_is_crossed() -> None:
     assert len({*names}) == len(names) == 3 * 6 + 2 * 3 * (3 + 6)
 
 
+def test_an_export_moves_less_up_to_the_images_that_are_said(tmp_path: Path) -> None:
+    from break_even import break_even, record_bytes
+
+    words = [sys.executable, str(STUDY / "break_even.py"), "--img_size", "32", "--embedding_dim", "8", "--views", "2"]
+    done = subprocess.run([*words, "--output_file", "even.json"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "even.png").exists()
+    found = json.loads((tmp_path / "even.json").read_text())["results"]
+    moved = found["moved_bytes"]
+    assert [row["record_bytes"] for row in found["rows"]] == [
+        record_bytes(2, 32, 8, name) for name in ("float16", "int8")
+    ]
+    assert found["rows"][0]["record_bytes"] >= 2 * 4 * 8 * 2  # views, tokens, dimensions, bytes of a number
+    for row in found["rows"]:
+        for rounds, images in row["images"].items():
+            federation, body, record = 2 * int(rounds) * moved["round"], moved["body"], row["record_bytes"]
+            assert images * record + body <= federation < (images + 1) * record + body
+    assert break_even(record=10, body=1000, one_way=10, rounds=1) == 0  # the body alone is more
+
+
 def test_classes_of_two_data_sets_are_brought_together(tmp_path: Path) -> None:
     one = {"classes": ["Effusion", "Mass"], "training": [{"image": "1.png", "label": [1, 0], "patient": "p"}]}
     other = {"classes": ["Mass", "Pleural Effusion"], "test": [{"image": "2.png", "label": [0, -1]}]}

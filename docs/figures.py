@@ -356,6 +356,21 @@ def break_even_block() -> str:
     return table(("views", "numbers", "bytes an image", *(f"{count} rounds" for count in rounds)), rows)
 
 
+def hours_block() -> str:
+    """An estimate of what the study takes on real radiographs."""
+    page = results("hours")
+    images = " and ".join(f"{number:,} ({name})" for name, number in page["settings"]["images"])
+    said = prose(
+        f"For {images} training radiographs, ViT-S/16 at 224 pixels, one seed; a GPU that sustains "
+        f"{page['settings']['teraflops']:g} TFLOP/s:"
+    )
+    rows = [
+        [row["what"], f"{row['operations'] / 1e15:,.0f}", f"{row['gpu_hours']:.1f}", f"{row['cpu_days']:.0f}"]
+        for row in page["results"]["rows"]
+    ]
+    return f"{said}\n\n{table(('what', 'PFLOP', 'GPU hours', 'days on the measured two CPU cores'), rows)}"
+
+
 def ceiling_block() -> str:
     """What the tokens of an export could tell at best."""
     page = results("token_ceiling")
@@ -410,6 +425,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "audit": audit_block,
     "break_even": break_even_block,
     "ceiling": ceiling_block,
+    "hours": hours_block,
     "study": study_block,
     "study_findings": lambda: study_classes_block("findings"),
     "study_differences": study_differences_block,

@@ -107,6 +107,17 @@ SIZES = {
         },
         finetuning={"batch_size": 4},
     ),
+    # For radiographs of one's own on a GPU (docs/real-data.md): ViT-S/16, and a pretraining of its size.
+    "real": Protocol(
+        img_size=224, epochs={0.01: 100, 0.1: 30, 1.0: 10},
+        body={"hidden_size": 384, "mlp_dim": 1536, "num_layers": 12, "num_heads": 6},
+        pretraining={
+            "drop_path_rate": 0.1, "num_prototypes": 4096, "head_dim": 2048, "bottleneck_dim": 256, "batch_size": 64,
+            "max_epochs": 20, "learning_rate": 0.0005, "warmup_epochs": 2, "teacher_momentum": 0.996,
+            "precision": "bfloat16",
+        },
+        finetuning={"num_workers": 4},
+    ),
 }  # fmt: skip
 # The comparisons the study is judged by: at few labels, on the learners' own test patients, in ROC AUC.
 PRIMARY = (("msdino", "local"), ("msdino", "fedavg"))

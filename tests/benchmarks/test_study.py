@@ -294,6 +294,41 @@ def test_an_export_moves_less_up_to_the_images_that_are_said(tmp_path: Path) -> 
     assert break_even(record=10, body=1000, one_way=10, rounds=1) == 0  # the body alone is more
 
 
+def test_real_study_keeps_nothing_of_the_demonstration() -> None:
+    from protocol import SIZES
+
+    real = SIZES["real"]
+    demonstration = json.loads(
+        (STUDY.parents[1] / "bundles/cxr_msdino_pretraining/configs/demonstration.json").read_text()
+    )
+    assert {*demonstration} - {"_desc_"} <= {*real.body, *real.pretraining}
+
+
+def test_hours_count_each_body_once_and_each_learner(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from hours import fine_tuning_flops, operations
+    from protocol import ARMS, SIZES, Protocol
+
+    protocol = replace(SIZES["real"], hospitals=("a", "b"), learners=("a",))
+    images, cost = {"a": 100, "b": 50}, {"msdino": 1e6, "central": 1e3, "fine_tuning": 1.0}
+    assert operations(protocol, ["local"], [0.1], images, cost) == 30 * 0.1 * 100
+    assert operations(protocol, ["fedavg"], [0.1], images, cost) == 30 * 0.1 * 150
+    bodies = 20 * 150 * 1e6  # `msdino_fedavg` begins with the body of `msdino`
+    tuned = 30 * 0.1 * (100 + 150)
+    assert operations(protocol, ["msdino", "msdino_fedavg"], [0.1], images, cost) == bodies + tuned
+    assert ARMS["central"].backbone == "central"
+    # Two operations a multiplication, three times the forward pass, and every weight of the blocks once a token.
+    small = replace(Protocol(), img_size=32)
+    weights = 4 * (4 * 128**2 + 2 * 128 * 512)
+    assert fine_tuning_flops(small, 3) == pytest.approx(6 * weights * 5, rel=0.2)
+    words = [sys.executable, str(STUDY / "hours.py"), "--images", "a=100", "b=50", "--output_file", "hours.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, *_, last = json.loads((tmp_path / "hours.json").read_text())["results"]["rows"]
+    assert 0 < first["gpu_hours"] < last["gpu_hours"]
+
+
 def test_classes_of_two_data_sets_are_brought_together(tmp_path: Path) -> None:
     one = {"classes": ["Effusion", "Mass"], "training": [{"image": "1.png", "label": [1, 0], "patient": "p"}]}
     other = {"classes": ["Mass", "Pleural Effusion"], "test": [{"image": "2.png", "label": [0, -1]}]}

@@ -19,7 +19,7 @@ help:
 	@echo "make lint   formatting, lint and types"
 	@echo "make value  what a pretraining is worth: probes and few labels, three seeds"
 	@echo "make figures  write the figures of READMEs and eval_metrics anew from docs/benchmarks/"
-	@echo "make study  both papers' claims side by side, five seeds"
+	@echo "make study  both papers' claims side by side, five seeds; ablations; federations"
 	@echo "make bench  speed and memory, side by side; tables and JSON in docs/benchmarks/"
 
 # torch first and alone: its wheel decides what else is downloaded.
@@ -71,9 +71,13 @@ figures: $(VENV)/.installed
 value: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --draws 1 --output_file docs/benchmarks/pretraining_value.json
 
-# Some hours on two cores; goes on where it stopped. docs/study-protocol.md says what it does.
+# A day on two cores; goes on where it stopped. docs/study-protocol.md says what it does; docs/results.md shows it.
 study: $(VENV)/.installed
-	$(BIN)/python benchmarks/study --work_dir study --output_file docs/benchmarks/study.json
+	$(BIN)/python benchmarks/study --work_dir study/arms --output_file docs/benchmarks/study.json
+	$(BIN)/python benchmarks/study/ablation.py --work_dir study/ablation --output_file docs/benchmarks/ablation.json
+	$(BIN)/python benchmarks/study/federation.py --work_dir study/federation --output_file docs/benchmarks/federation_grid.json
+	$(BIN)/python benchmarks/study/break_even.py --output_file docs/benchmarks/break_even.json
+	$(BIN)/python docs/figures.py
 
 clean:
 	rm -rf $(VENV) .venv-monailabel "$(DEMO)" .coverage* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

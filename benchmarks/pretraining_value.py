@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from measuring import machine, parser_of, report, save
 
 from msdino_monai.backbone import read_backbone, save_backbone
@@ -125,7 +126,7 @@ def defences(changed: Sequence[str]) -> dict[str, Any]:
     """Those that every hospital's export here has: the export's default, but for what was changed."""
     config = json.loads((BUNDLES / "cxr_embedding_export" / "configs" / "inference.json").read_text(encoding="utf-8"))
     default = {name: config[name] for name in ("embedding_dim", "margin", "noise")}
-    return {**default, **{name: json.loads(value) for name, value in pairs(changed).items()}}
+    return {**default, **{name: yaml.safe_load(value) for name, value in pairs(changed).items()}}
 
 
 def few_labels(
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--image_size", type=int, default=256, help="longer side of the stored radiographs")
     parser.add_argument("--img_size", type=int, default=128, help="side of what the networks see")
     parser.add_argument("--views", type=int, default=1, help="exported views of each image")
-    parser.add_argument("--export", nargs="*", default=[], metavar="NAME=VALUE", help="other settings of the export")
+    parser.add_argument("--export", nargs="*", default=[], metavar="NAME=VALUE", help="other defences")
     parser.add_argument("--train", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the pretraining")
     parser.add_argument("--finetune", nargs="*", default=["max_epochs=30"], metavar="NAME=VALUE")
     parser.add_argument("--label_fraction", type=float, default=0.15)
@@ -209,11 +210,11 @@ def main() -> None:
     parser.add_argument("--hospitals", type=int, default=3)
     parser.add_argument("--fine_tuning", type=int, default=2, help="how many of them fine-tune")
     arguments = parser.parse_args()
-    started_on, rows = machine(), []
+    started_on, exported, rows = machine(), defences(arguments.export), []
     for seed in arguments.seeds:
         rows.append(measure(seed, arguments))
         show(rows)
-    save(arguments, started_on, {"export": defences(arguments.export), "rows": rows})
+    save(arguments, started_on, {"export": exported, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -230,6 +230,53 @@ def federation_block() -> str:
     return table((*header, "full over it", "ViT-B: parameters", "MB", "full over it"), rows)
 
 
+def federation_grid_block() -> str:
+    """Every choice of a federation: Dice at the hospitals that took part, its gain over learning alone, and bytes."""
+    entries = results("federation_grid")["results"]["table"]
+    transports = [name for name in ("fp32", "bf16", "int8") if any(entry["transport"] == name for entry in entries)]
+    alone = {entry["mode"]: entry["dice_per_site"] for entry in entries if entry["strategy"] == "alone"}
+    ways: dict[tuple[str, str, int], dict[str, Any]] = {}
+    for entry in entries:
+        if entry["strategy"] != "alone":
+            ways.setdefault((entry["mode"], entry["strategy"], entry["sites"]), {})[entry["transport"]] = entry
+    rows = []
+    for (mode, strategy, sites), by_transport in ways.items():
+        made = [by_transport.get(name) for name in transports]
+        sent = " / ".join(f"{entry['wire_bytes'] / 1e6:.2f}" if entry else "-" for entry in made)
+        took_part = next(entry for entry in made if entry)["dice_per_site"]
+        by_itself = statistics.mean(alone[mode][site] for site in took_part)
+        rows.append([f"`{mode}`", strategy, str(sites), f"{by_itself:.2f}", *map(_dice_and_gain, made), sent])
+    header = ("trained", "averaged", "hospitals", "alone", *transports, f"MB up a round, {' / '.join(transports)}")
+    return table(header, rows)
+
+
+def _dice_and_gain(entry: Mapping[str, Any] | None) -> str:
+    if entry is None:
+        return "-"
+    gains = entry["gains"]
+    above = sum(gain > 0 for gain in gains)
+    return f"{entry['dice']:.2f} ({statistics.mean(gains):+.2f}; {above} of {len(gains)})"
+
+
+def ablation_block() -> str:
+    """Probes of every variant of MS-DINO, and how far they are from the study's."""
+    page = results("ablation")
+    seeds = len({row["seed"] for row in page["results"]["rows"]})
+    rows = [
+        [
+            entry["variant"],
+            *(
+                cell
+                for probe in ("linear_auc", "knn_auc")
+                for cell in (f"{entry[probe]:.3f}", f"{statistics.mean(entry[f'{probe}_gaps']):+.3f}")
+            ),
+        ]
+        for entry in page["results"]["table"]
+    ]
+    header = ("changed", f"linear probe, {seeds} seed{'s' if seeds > 1 else ''}", "difference", "k-NN", "difference")
+    return table(header, rows)
+
+
 def frontier_block(name: str = "privacy_frontier") -> str:
     """Attacks and worth of every setting, the safest last."""
     page = results(name)
@@ -340,6 +387,46 @@ def _with_ends(found: Mapping[str, Any], sign: str = "") -> str:
     return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
 
 
+def choice_block() -> str:
+    """What a default was chosen by: the strongest attack at 224 pixels beside probes on three hospitals, best first."""
+    strong = results("privacy_frontier_strong")["results"]
+    attacked = {entry["setting"]: entry for entry in strong["table"]}
+    settings = {row["setting"]: row["settings"] for row in strong["rows"]}
+    pages = [results(path.stem) for path in sorted(RESULTS.glob("pretraining_value*.json"))]
+    found = []
+    for name, entry in attacked.items():
+        probed = next((page for page in pages if _exported_so(page, settings[name])), None)
+        if probed is None:
+            continue
+        rows = probed["results"]["rows"]
+        scores = {
+            (start, probe): [row["frozen"][start][probe] for row in rows]
+            for start in ("pretrained", "untrained")
+            for probe in ("linear_auc", "knn_auc")
+        }
+        worst = entry["attacks"]["224"]["worst"]
+        utility = statistics.mean(statistics.mean(scores["pretrained", probe]) for probe in ("linear_auc", "knn_auc"))
+        cells = [
+            f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            if start == "pretrained"
+            else f"{statistics.mean(values):.3f}"
+            for probe in ("linear_auc", "knn_auc")
+            for start in ("pretrained", "untrained")
+            for values in [scores[start, probe]]
+        ]
+        line = [name, f"{worst:.2f}", str(entry["seeds"]), "yes" if worst < 0.2 else "**no**", *cells, f"{utility:.3f}"]
+        found.append((utility, line))
+    header = ("setting", "neighbours, 224 px, worst run", "runs", "below 0.2", "linear probe", "untrained")
+    lines = [line for _, line in sorted(found, key=lambda each: -each[0])]
+    return table((*header, "k-NN", "untrained", "both probes"), lines)
+
+
+def _exported_so(page: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """With the study's cohorts and sizes, and these defences."""
+    exported = {**page["results"].get("export", {}), "num_views": page["settings"]["views"]}
+    return bool(exported == dict(settings)) and page["settings"]["img_size"] == 128
+
+
 def break_even_block() -> str:
     """Up to how many images an export moves fewer bytes than so many rounds."""
     found = results("break_even")["results"]
@@ -352,8 +439,8 @@ def break_even_block() -> str:
         ]
         for row in found["rows"]
     ]
-    rounds = found["rows"][0]["images"]
-    return table(("views", "numbers", "bytes an image", *(f"{count} rounds" for count in rounds)), rows)
+    rounds = [f"{count} round{'' if count == '1' else 's'}" for count in found["rows"][0]["images"]]
+    return table(("views", "numbers", "bytes an image", *rounds), rows)
 
 
 def hours_block() -> str:
@@ -423,6 +510,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "kidneys": kidneys_block,
     "federation": federation_block,
     "audit": audit_block,
+    "choice": choice_block,
     "break_even": break_even_block,
     "ceiling": ceiling_block,
     "hours": hours_block,

@@ -21,6 +21,8 @@ from commands import BUNDLES
 from measuring import machine, parser_of, report, save
 
 from msdino_monai.finetuning.classification.network import build_classifier
+from msdino_monai.networks import ViTBody
+from msdino_monai.reporting.break_even import break_even_images, federated_bytes
 from msdino_monai.vault.quantise import DTYPES
 from msdino_monai.vault.shard import record_dtype
 
@@ -33,17 +35,12 @@ def record_bytes(views: int, img_size: int, embedding_dim: int, dtype: str) -> i
 
 
 def model_bytes(img_size: int, embedding_dim: int, num_classes: int) -> dict[str, int]:
-    """In fp32, the tensors a federation moves one way, and the body that a coordinator sends back."""
-    network = build_classifier(num_classes, img_size=img_size, embedding_dim=embedding_dim)
-    return {
-        "round": 4 * sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad),
-        "body": 4 * sum(tensor.numel() for tensor in network.encoder.state_dict().values()),
-    }
-
-
-def break_even(record: int, body: int, one_way: int, rounds: int) -> int:
-    """The most images with which an export and the body back are no more than so many rounds, both ways."""
-    return max(0, 2 * rounds * one_way - body) // record
+    """In fp32, what of a classifier a federation moves one way, and the body that a coordinator sends back."""
+    classifier = build_classifier(num_classes, img_size=img_size, embedding_dim=embedding_dim)
+    embedding = classifier.encoder.embedding.state_dict()["weight"]
+    learnt = sum(tensor.numel() for tensor in classifier.parameters() if tensor.requires_grad)
+    returned = sum(tensor.numel() for tensor in (embedding, *ViTBody(embedding_dim).state_dict().values()))
+    return {"round": 4 * learnt, "body": 4 * returned}
 
 
 def draw(rows: list[dict[str, Any]], moved: dict[str, int], rounds: list[int], path: Path) -> None:
@@ -61,7 +58,7 @@ def draw(rows: list[dict[str, Any]], moved: dict[str, int], rounds: list[int], p
         style = {"color": colours[row["views"]], "linestyle": "-" if row["dtype"] == "float16" else "--"}
         axes.plot(images, (images * row["record_bytes"] + moved["body"]) / 1e6, label=label, **style)
     for count in rounds:
-        level = 2 * count * moved["round"] / 1e6
+        level = federated_bytes(count, moved["round"]) / 1e6
         axes.axhline(level, color="grey", linestyle=":", linewidth=1)
         axes.annotate(f"{count} round{'s' if count > 1 else ''}", (110, level), (0, 2), textcoords="offset points")
     axes.set_xscale("log")
@@ -88,7 +85,10 @@ def main() -> None:
     rows = []
     for views, dtype in product(arguments.views, DTYPES):
         record = record_bytes(views, arguments.img_size, arguments.embedding_dim, dtype)
-        images = {str(count): break_even(record, moved["body"], moved["round"], count) for count in arguments.rounds}
+        images = {
+            str(count): int(break_even_images(count, moved["round"], record, moved["body"]))
+            for count in arguments.rounds
+        }
         rows.append({"views": views, "dtype": dtype, "record_bytes": record, "images": images})
     header = ("views", "dtype", "bytes an image", *(f"{count} rounds" for count in arguments.rounds))
     lines = [[row["views"], row["dtype"], row["record_bytes"], *row["images"].values()] for row in rows]

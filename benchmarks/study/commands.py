@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ class Cost:
             self.cpu_seconds + other.cpu_seconds,
             max(self.peak_mb, other.peak_mb),
         )
+
+
+def once(place: Path, work: Callable[[Path], Cost]) -> Cost:
+    """Do `work` in a folder; its cost is kept beside what it made, and it is not done again."""
+    done = place / "cost.json"
+    if not done.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        cost = work(place)
+        done.write_text(json.dumps(asdict(cost)), encoding="utf-8")
+    return Cost(**json.loads(done.read_text(encoding="utf-8")))
 
 
 def ours(verb: str, **settings: Any) -> Command:

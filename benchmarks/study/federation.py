@@ -11,8 +11,10 @@ makes some of them.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -22,12 +24,17 @@ from typing import Any
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from commands import Command, Cost, bundle, ours, run
-from federated import BUNDLE, CLASSES, MODES, read, site_dice, write_sites
+from commands import Command, Cost, bundle, once, ours, run
+from federated import BUNDLE, CLASSES, MODES, read, write_sites
 from measuring import machine, parser_of, report, save
 
 TRANSPORTS = ("fp32", "bf16", "int8")
 WITH_PAIRS = ("flap", "lora", "lora_decoder")  # of LoRA; only they can be averaged as products
+
+# What makes a row another row.
+LENGTHS = ("rounds", "local_epochs")
+OF_THE_BUNDLE = ("size", "image_size", "stacks_per_volume", "batch_size", "learning_rate", "full_learning_rate")
+OF_THE_COHORT = ("patients", "slices")
 
 Row = dict[str, Any]
 
@@ -62,21 +69,19 @@ def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
     """The row of one seed, made now if it is not there yet."""
     folder = arguments.work_dir / f"seed_{seed}"
     place = folder / "rows" / way.name
-    path, given = place / "row.json", settings_of(way, seed, arguments)
+    path, given = place / "row.json", {name: getattr(arguments, name) for name in (*LENGTHS, *OF_THE_BUNDLE)}
     if path.exists():
         row: Row = json.loads(path.read_text(encoding="utf-8"))
-        if row["settings"] != given:
-            raise SystemExit(f"{path} was made with other settings; use the same ones, or another --work_dir.")
+        same_as_before(path, row["settings"], given)
         return row
-    place.mkdir(parents=True, exist_ok=True)
-    cost, model = train(way, folder / "sites", place, given, arguments)
+    model, cost = train(way, seed, folder, place, arguments)
     test = bundle(
         BUNDLE.name, ["train", "evaluate"], dataset_dir=folder / "sites", datalist=folder / "test.json",
         output_dir=place / "test", bootstrap_repeats=10, overlap=0, num_workers=0, model=model,
     )  # fmt: skip
-    run(test, place / "log.txt")
+    once(place / "test", lambda made: run(test, made / "log.txt"))
     row = {
-        **asdict(way), "seed": seed, "settings": given, "dice": site_dice(place / "test" / "cases.csv"),
+        **asdict(way), "seed": seed, "settings": given, "dice": dice_of(place / "test" / "cases.csv"),
         "cpu_seconds": cost.cpu_seconds, "peak_mb": cost.peak_mb,
         **({} if way.strategy == "alone" else {"bytes": read(place)["bytes"], "rounds": arguments.rounds}),
     }  # fmt: skip
@@ -84,35 +89,59 @@ def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
     return row
 
 
-def settings_of(way: Way, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Of the bundle."""
-    names = ("size", "image_size", "stacks_per_volume", "batch_size")
+def same_as_before(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    if before != now:
+        raise SystemExit(f"{path} was made with other settings; use the same ones, or another --work_dir.")
+
+
+def prepare(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
+    """The hospitals of a seed, and one datalist of all their test volumes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "hospitals.json"
+    cohort = {"sites": max(arguments.numbers_of_sites), **{name: getattr(arguments, name) for name in OF_THE_COHORT}}
+    if path.exists():
+        same_as_before(path, json.loads(path.read_text(encoding="utf-8")), cohort)
+        return
+    write_sites(folder, argparse.Namespace(**cohort, seed=seed))
+    path.write_text(json.dumps(cohort), encoding="utf-8")
+
+
+def train(way: Way, seed: int, folder: Path, place: Path, arguments: argparse.Namespace) -> tuple[Path, Cost]:
     rate = arguments.full_learning_rate if way.mode == "full" else arguments.learning_rate
+    given = {name: getattr(arguments, name) for name in OF_THE_BUNDLE if not name.endswith("learning_rate")}
     # This SAM looks at every slice by itself: overlap would change nothing but the time.
-    chosen = {name: getattr(arguments, name) for name in names}
-    return {**chosen, "learning_rate": rate, "seed": seed, "trainable": way.mode, "overlap": 0, "num_workers": 0}
-
-
-def train(
-    way: Way, sites: Path, place: Path, given: dict[str, Any], arguments: argparse.Namespace
-) -> tuple[Cost, Path]:
+    given |= {"learning_rate": rate, "seed": seed, "trainable": way.mode, "overlap": 0, "num_workers": 0}
     command: Command
     if way.strategy == "alone":
         command = bundle(
-            BUNDLE.name, ["train"], dataset_dir=sites / way.sites[0], output_dir=place,
+            BUNDLE.name, ["train"], dataset_dir=folder / "sites" / way.sites[0], output_dir=place,
             max_epochs=arguments.rounds * arguments.local_epochs, **given,
         )  # fmt: skip
-        return run(command, place / "log.txt"), place / "models" / "model.pt"
-    command = ours(
-        "federate", bundle=BUNDLE, sites_dir=sites, sites=",".join(way.sites), output_dir=place / "federation",
-        rounds=arguments.rounds, local_epochs=arguments.local_epochs, strategy=way.strategy, transport=way.transport,
-        set=",".join(f"{name}={value}" for name, value in given.items()),
-    )  # fmt: skip
-    return run(command, place / "log.txt"), place / "federation" / "global" / "model.pt"
+        model = place / "models" / "model.pt"
+    else:
+        command = ours(
+            "federate", bundle=BUNDLE, sites_dir=folder / "sites", sites=",".join(way.sites),
+            output_dir=place / "federation", rounds=arguments.rounds, local_epochs=arguments.local_epochs,
+            strategy=way.strategy, transport=way.transport,
+            set=",".join(f"{name}={value}" for name, value in given.items()),
+        )  # fmt: skip
+        model = place / "federation" / "global" / "model.pt"
+    return model, once(place, lambda made: run(command, made / "log.txt"))
+
+
+def dice_of(cases: Path) -> dict[str, dict[str, float | None]]:
+    """For each hospital the mean over its test volumes that have the class; None where none has."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in CLASSES})
+    with cases.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            values = found[row["file"].partition("/")[0]][row["class"]]
+            if float(row["truth_voxels"]):
+                values.append(float(row["dice"]))
+    return {site: {name: _mean(values) for name, values in classes.items()} for site, classes in found.items()}
 
 
 def mean_dice(row: Row, site: str) -> float:
-    """Over the classes that occur in the hospital's test volumes."""
+    """Over the classes that the hospital's test volumes have: the same ones for every model of a seed."""
     return float(np.mean([value for value in row["dice"][site].values() if value is not None]))
 
 
@@ -202,11 +231,7 @@ def main() -> None:
     started_on, rows = machine(), []
     arguments.work_dir = arguments.work_dir.absolute()
     for seed in arguments.seeds:
-        folder = arguments.work_dir / f"seed_{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "test.json").exists():
-            chosen = {"sites": max(arguments.numbers_of_sites), "seed": seed}
-            write_sites(folder, argparse.Namespace(**{**vars(arguments), **chosen}))
+        prepare(arguments.work_dir / f"seed_{seed}", seed, arguments)
     with ThreadPoolExecutor(arguments.workers) as pool:
         asked = {
             pool.submit(make_row, way, seed, arguments): f"{way.name}, seed {seed}"
@@ -214,6 +239,8 @@ def main() -> None:
             for way in ways(arguments)
         }
         for number, done in enumerate(as_completed(asked), start=1):
+            if done.exception():
+                pool.shutdown(wait=False, cancel_futures=True)  # rows that run end; no other one begins
             done.result()
             print(f"{number} of {len(asked)} rows: {asked[done]}", flush=True)
         rows = [each.result() for each in asked]

@@ -4,7 +4,8 @@
 
 What a step computes is counted; how fast this code computes was measured on this machine by benchmarks/pretraining.py.
 No GPU was measured: its hours are those operations at --teraflops, which you should replace by what yours sustains.
-Reading and scaling images, tests, and a federation's starts come on top; images are kept small after the first epoch.
+`central` is counted as DINO with its published crops and prototypes, a little more than central.json takes. Reading
+images, validation and tests come on top.
 """
 
 from __future__ import annotations

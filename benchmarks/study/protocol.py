@@ -93,6 +93,11 @@ class Protocol:
         """Shares of labels."""
         return tuple(self.epochs)
 
+    @property
+    def workers(self) -> int:
+        """Processes that read images; the study's rows are made side by side and need none."""
+        return int(self.finetuning.get("num_workers", 0))
+
 
 SIZES = {
     "study": Protocol(),

@@ -34,7 +34,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
     row = {
         "arm": arm.name, "task": key[1], "fraction": fraction, "site": site, "seed": seed.seed,
         "scores": scores(read_cases(cases)),
-        "cost": cost(protocol, seed, arm, place, learning),
+        "cost": cost(protocol, seed, arm, fraction, place, learning),
         "cases": str(cases.relative_to(work)),
         "protocol_sha256": digest(protocol), "code_sha256": code_digest(task.bundle),
         "machine": machine(),
@@ -74,7 +74,7 @@ def scores(cases: Mapping[str, Cases]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def cost(protocol: Protocol, seed: Seed, arm: Arm, place: Path, learning: Cost) -> dict[str, Any]:
+def cost(protocol: Protocol, seed: Seed, arm: Arm, fraction: float, place: Path, learning: Cost) -> dict[str, Any]:
     """Of one hospital: bytes both ways, rounds, seconds of its processors; and the coordinator's."""
     hospitals = len(protocol.hospitals)
     total: dict[str, Any] = {"tensor_bytes": 0, "wire_bytes": 0, "rounds": 0, "peak_mb": learning.peak_mb}
@@ -83,8 +83,8 @@ def cost(protocol: Protocol, seed: Seed, arm: Arm, place: Path, learning: Cost) 
     if arm.learning == "pooled":
         client, server = server, client
     if arm.learning == "pooled" or arm.backbone == "central":
-        images = [size_of(seed.cohort / site / "images") for site in protocol.hospitals]
-        total["wire_bytes"] += sum(images) // hospitals
+        share = fraction if arm.learning == "pooled" else 1.0  # who pools labels sends the images that have them
+        total["wire_bytes"] += int(share * sum(seed.training_bytes(site) for site in protocol.hospitals) / hospitals)
         total["rounds"] += 1
     if arm.backbone:
         models, pretraining = seed.pretrain(arm)

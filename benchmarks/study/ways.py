@@ -6,11 +6,10 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from commands import Cost, bundle, ours, run, seeded
+from commands import Cost, bundle, once, ours, run, seeded
 from protocol import ARMS, TASKS, Arm, Protocol, Task
 
 
@@ -30,16 +29,11 @@ class Seed:
         return self.given or self.folder / "cohort"
 
     def make(self, place: Path, work: Callable[[Path], Cost]) -> Cost:
-        """Do `work` once, whoever asks first; its cost is kept beside what it made."""
+        """Do `work` once, whoever asks first; who asks meanwhile waits."""
         with self._all:
             lock = self._locks[place]
         with lock:
-            done = place / "cost.json"
-            if not done.exists():
-                place.mkdir(parents=True, exist_ok=True)
-                cost = work(place)
-                done.write_text(json.dumps(asdict(cost)), encoding="utf-8")
-            return Cost(**json.loads(done.read_text(encoding="utf-8")))
+            return once(place, work)
 
     def prepare(self) -> None:
         """The hospitals, and datalists that join them."""
@@ -64,6 +58,10 @@ class Seed:
     def _datalist(self, site: str) -> dict[str, Any]:
         return dict(json.loads((self.cohort / site / "datalist.json").read_text(encoding="utf-8")))
 
+    def training_bytes(self, site: str) -> int:
+        """Of a hospital's training images, as files."""
+        return sum((self.cohort / site / item["image"]).stat().st_size for item in self._datalist(site)["training"])
+
     def _joined(self, sites: Iterable[str], sections: Iterable[str]) -> dict[str, Any]:
         """One datalist of several hospitals: paths relative to the cohort, patients named after their hospital."""
         lists = {site: self._datalist(site) for site in sites}
@@ -87,7 +85,7 @@ class Seed:
         command = bundle(
             "cxr_embedding_export", ["inference"], dataset_dir=self.cohort / site,
             datalist=self.folder / "lists" / f"{site}.json", output_dir=export, state_dir=place / "state",
-            site_id=site, recipient=recipient, num_workers=0,
+            site_id=site, recipient=recipient, num_workers=sizes.workers,
             **{"img_size": sizes.img_size, "num_views": sizes.views, **arm.export},
         )  # fmt: skip
         number = 100 * self.seed + sizes.hospitals.index(site)
@@ -145,7 +143,7 @@ class Seed:
         """The model on every hospital's test images; returns the table of cases."""
         command = bundle(
             task.bundle, ["train", "evaluate"], dataset_dir=self.cohort, datalist=self.folder / "lists" / "test.json",
-            output_dir=place, model=model, num_workers=0, bootstrap_repeats=10,
+            output_dir=place, model=model, num_workers=self.protocol.workers, bootstrap_repeats=10,
         )  # fmt: skip
         self.make(place, lambda made: run(command, made / "log.txt"))
         return place / "cases.csv"

@@ -239,9 +239,27 @@ def test_federations_are_held_against_learning_alone(tmp_path: Path) -> None:
     federated = found["table"][1]
     assert len(federated["gains"]) == 2
     assert 0 < federated["tensor_bytes"] < federated["wire_bytes"]
-    again = subprocess.run([*words, "--learning_rate", "0.1"], cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert "other settings" in again.stderr
+    for changed in ("--learning_rate", "--rounds", "--patients"):
+        again = subprocess.run([*words, changed, "7"], cwd=tmp_path, capture_output=True, text=True)
+        assert again.returncode == 1, changed
+        assert "other settings" in again.stderr
+
+
+def test_dice_is_of_the_volumes_that_have_the_class(tmp_path: Path) -> None:
+    from federation import dice_of
+
+    header = "file,patient,class,dice,truth_voxels\n"
+    lines = [
+        "a/1,1,kidney,0.8,10",
+        "a/1,1,tumour,0.0,0",
+        "a/2,2,kidney,0.6,10",
+        "a/2,2,tumour,,0",
+        "b/3,3,tumour,0.5,3",
+    ]
+    (tmp_path / "cases.csv").write_text(header + "\n".join(lines) + "\n")
+    found = dice_of(tmp_path / "cases.csv")
+    assert found["a"] == {"kidney": pytest.approx(0.7), "tumour": None}  # what was drawn where nothing is, is left out
+    assert found["b"] == {"kidney": None, "tumour": 0.5}
 
 
 def test_gain_is_that_of_the_same_hospital_seed_and_parts() -> None:
@@ -275,23 +293,20 @@ def test_every_choice_of_a_federation_is_crossed() -> None:
 
 
 def test_an_export_moves_less_up_to_the_images_that_are_said(tmp_path: Path) -> None:
-    from break_even import break_even, record_bytes
-
-    words = [sys.executable, str(STUDY / "break_even.py"), "--img_size", "32", "--embedding_dim", "8", "--views", "2"]
-    done = subprocess.run([*words, "--output_file", "even.json"], cwd=tmp_path, capture_output=True, text=True)
+    words = [sys.executable, str(STUDY / "break_even.py"), "--output_file", "even.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "even.png").exists()
     found = json.loads((tmp_path / "even.json").read_text())["results"]
-    moved = found["moved_bytes"]
-    assert [row["record_bytes"] for row in found["rows"]] == [
-        record_bytes(2, 32, 8, name) for name in ("float16", "int8")
-    ]
-    assert found["rows"][0]["record_bytes"] >= 2 * 4 * 8 * 2  # views, tokens, dimensions, bytes of a number
-    for row in found["rows"]:
-        for rounds, images in row["images"].items():
-            federation, body, record = 2 * int(rounds) * moved["round"], moved["body"], row["record_bytes"]
-            assert images * record + body <= federation < (images + 1) * record + body
-    assert break_even(record=10, body=1000, one_way=10, rounds=1) == 0  # the body alone is more
+    row, moved = found["rows"][0], found["moved_bytes"]
+    assert (row["views"], row["dtype"]) == (1, "float16")
+    assert row["record_bytes"] == 196 * 64 * 2 + 20  # tokens of 224 px, dimensions, bytes; and the image's number
+    blocks = 12 * (4 * 384**2 + 2 * 384 * 1536 + 9 * 384 + 1536)  # attention, MLP; biases and norms
+    assert moved["body"] == pytest.approx(4 * blocks, rel=0.01)
+    assert moved["body"] < moved["round"] < 1.01 * moved["body"]  # a head and position codes
+    federation = 20 * moved["round"]
+    assert row["images"]["10"] * row["record_bytes"] + moved["body"] <= federation
+    assert (row["images"]["10"] + 1) * row["record_bytes"] + moved["body"] > federation
 
 
 def test_real_study_keeps_nothing_of_the_demonstration() -> None:

@@ -53,6 +53,21 @@ def test_metrics_of_every_bundle_come_from_results(figures: ModuleType) -> None:
     assert {**changed, "eval_metrics": None} == {**json.loads(text), "eval_metrics": None}
 
 
+def test_default_of_the_export_is_what_the_figures_choose(figures: ModuleType) -> None:
+    config = json.loads((ROOT / "bundles" / "cxr_embedding_export" / "configs" / "inference.json").read_text())
+    settings = figures.chosen(figures.candidates())["settings"]
+    assert {name: config[name] for name in settings} == settings
+
+
+def test_equals_are_told_apart_by_what_they_give_back(figures: ModuleType) -> None:
+    best = {"setting": "best", "passes": True, "worst": 0.15, "gap": 0.0, "error": 0.0}
+    equal = {"setting": "equal", "passes": True, "worst": 0.10, "gap": -0.002, "error": 0.004}
+    behind = {"setting": "behind", "passes": True, "worst": 0.05, "gap": -0.009, "error": 0.004}
+    failing = {"setting": "failing", "passes": False, "worst": 0.01, "gap": 0.01, "error": 0.001}
+    assert figures.chosen([best, behind])["setting"] == "best"
+    assert figures.chosen([best, equal, behind, failing])["setting"] == "equal"
+
+
 def test_every_figure_that_can_be_made_is_on_a_page(figures: ModuleType) -> None:
     found = {name for path in figures.pages() for _, name, _ in figures._BLOCK.findall(path.read_text())}
     assert found == set(figures.BLOCKS)

@@ -390,3 +390,24 @@ def test_joined_datalists_keep_hospitals_apart(tmp_path: Path) -> None:
     assert "test" not in pooled  # nobody learns from what is tested on
     tested = json.loads((tmp_path / "seed_1" / "lists" / "test.json").read_text())
     assert [item["image"].split("/")[0] for item in tested["test"]] == ["site_a", "site_b", "site_c"]
+
+
+def test_who_pools_sends_the_images_that_have_labels(tmp_path: Path) -> None:
+    from commands import Cost
+    from protocol import ARMS, SIZES
+    from rows import cost
+    from ways import Seed
+
+    for site in ("site_a", "site_b", "site_c"):
+        folder = tmp_path / "given" / site
+        (folder / "train").mkdir(parents=True)
+        for number in range(4):
+            (folder / "train" / f"{number}.png").write_bytes(b"0" * 1000)
+        items = [{"image": f"train/{number}.png", "label": [0], "patient": str(number)} for number in range(3)]
+        content = {"classes": ["a"], "training": items[:2], "validation": items[2:], "test": items[2:]}
+        (folder / "datalist.json").write_text(json.dumps(content))
+    seed = Seed(SIZES["small"], tmp_path / "seed_1", 1, tmp_path / "given")
+    for fraction, sent in ((1.0, 2000), (0.1, 200)):
+        found = cost(SIZES["small"], seed, ARMS["pooled"], fraction, tmp_path, Cost(cpu_seconds=8.0))
+        assert found["wire_bytes"] == sent
+        assert (found["server_cpu_seconds"], found["client_cpu_seconds"]) == (8.0, 0.0)

@@ -411,3 +411,27 @@ def test_who_pools_sends_the_images_that_have_labels(tmp_path: Path) -> None:
         found = cost(SIZES["small"], seed, ARMS["pooled"], fraction, tmp_path, Cost(cpu_seconds=8.0))
         assert found["wire_bytes"] == sent
         assert (found["server_cpu_seconds"], found["client_cpu_seconds"]) == (8.0, 0.0)
+
+
+def test_export_of_several_shards_is_made_again(tmp_path: Path) -> None:
+    from protocol import SIZES, Arm
+    from ways import Seed
+
+    from msdino_monai.vault import TokenStore
+
+    arm = Arm("cut", "in several shards", backbone="cut", export={"images_per_shard": 2, "noise": 0.2})
+
+    def read(folder: str) -> tuple[list[str], Any]:
+        """Names of the shards, which order them, and tokens in the order a training meets them."""
+        seed = Seed(SIZES["small"], tmp_path / folder, 1, tmp_path / "cohort")
+        export, _ = seed.export(arm, "site_a")
+        identity = tmp_path / folder / "keys" / "coordinator_identity.txt"
+        store = TokenStore(export, identity=identity, allow_unsigned=True, cache_dir=tmp_path / folder / "cache")
+        return sorted(path.name for path in (export / "shards").iterdir()), store.gather(range(len(store)))
+
+    words = ["cohort", "--output_dir", "cohort", "--sites", "3", "--patients_per_site", "10", "--image_size", "64"]
+    subprocess.run([sys.executable, "-m", "msdino_monai", *words], cwd=tmp_path, check=True, capture_output=True)
+    (names, tokens), again = read("once"), read("again")
+    assert len(names) > 2
+    assert again[0] == names
+    assert np.array_equal(again[1], tokens)

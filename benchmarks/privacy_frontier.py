@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 NONE = {"embedding_dim": 384, "margin": 0, "noise": 0.0, "num_views": 1}
 FIRST_DEFAULT = {**NONE, "embedding_dim": 128, "margin": 2}
 SECOND_DEFAULT = {**NONE, "embedding_dim": 64, "margin": 4}
-DEFAULT = {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.2}
+DEFAULT = {**NONE, "embedding_dim": 64, "margin": 3, "noise": 0.1}
 # The ones a choice is made among come first; a run that is cut short has them.
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": NONE,
@@ -55,10 +55,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 2, D 128": FIRST_DEFAULT,
     "margin 3, D 128": {**NONE, "embedding_dim": 128, "margin": 3},
     "margin 3, D 64": {**NONE, "embedding_dim": 64, "margin": 3},
-    "margin 3, D 64, noise 0.1": {**DEFAULT, "noise": 0.1},
-    "margin 3, D 64, noise 0.2": DEFAULT,
+    "margin 3, D 64, noise 0.1": DEFAULT,
+    "margin 3, D 64, noise 0.2": {**DEFAULT, "noise": 0.2},
     "margin 3, D 64, noise 0.3": {**DEFAULT, "noise": 0.3},
-    "margin 3, D 64, noise 0.2, 2 views": {**DEFAULT, "num_views": 2},
+    "margin 3, D 64, noise 0.2, 2 views": {**DEFAULT, "noise": 0.2, "num_views": 2},
     "margin 4, D 64": SECOND_DEFAULT,
     "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
     "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},

@@ -41,8 +41,8 @@ class Row:
 
 
 ROWS = {
-    "the default": Row(),
-    "the default, places known": Row(places=True),
+    "margin 3, D 64, noise 0.2": Row(),
+    "margin 3, D 64, noise 0.2, places known": Row(places=True),
     "no defence": Row(0, 256, 0.0),
     "no defence, places known": Row(0, 256, 0.0, places=True),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from cases import Cases, mean_of, read_cases
 from commands import BUNDLES, Cost
 from measuring import machine
-from protocol import ARMS, TASKS, Arm, Protocol
+from protocol import ARMS, TASKS, Arm, Protocol, Task
 from ways import Seed
 
 Row = dict[str, Any]
@@ -36,7 +36,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
         "scores": scores(read_cases(cases)),
         "cost": cost(protocol, seed, arm, fraction, place, learning),
         "cases": str(cases.relative_to(work)),
-        "protocol_sha256": digest(protocol), "code_sha256": code_digest(task.bundle),
+        "protocol_sha256": digest(protocol), "code_sha256": code_digest(arm, task),
         "machine": machine(),
     }  # fmt: skip
     path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
@@ -54,10 +54,12 @@ def digest(protocol: Protocol) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def code_digest(bundle: str) -> str:
+def code_digest(arm: Arm, task: Task) -> str:
     """Of the configurations and the package that made a row."""
     package = BUNDLES.parent / "msdino_monai"
-    files = [*sorted((BUNDLES / bundle / "configs").glob("*.json")), *sorted(package.rglob("*.py"))]
+    before = ("cxr_embedding_export", "cxr_msdino_pretraining") if arm.backbone else ()
+    configs = [file for name in (*before, task.bundle) for file in sorted((BUNDLES / name / "configs").glob("*.json"))]
+    files = [*configs, *sorted(package.rglob("*.py"))]
     total = hashlib.sha256()
     for file in files:
         total.update(file.relative_to(BUNDLES.parent).as_posix().encode() + b"\0" + file.read_bytes())

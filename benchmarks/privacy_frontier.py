@@ -62,6 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "margin 4, D 64": SECOND_DEFAULT,
     "margin 4, D 64, 2 views": {**SECOND_DEFAULT, "num_views": 2},
     "margin 5, D 36": {**NONE, "embedding_dim": 36, "margin": 5},
+    "margin 5, D 36, noise 0.3, 2 views": {**NONE, "embedding_dim": 36, "margin": 5, "noise": 0.3, "num_views": 2},
     "margin 5, D 36, 4 views": {**NONE, "embedding_dim": 36, "margin": 5, "num_views": 4},
     "margin 4, D 32": {**NONE, "embedding_dim": 32, "margin": 4},
     "margin 4, D 64, codes 0.5": {**SECOND_DEFAULT, "position_scale": 0.5},

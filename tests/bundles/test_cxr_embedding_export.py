@@ -161,7 +161,7 @@ def test_second_run_skips_what_is_finished_and_takes_what_is_new(hospital: Path,
     [
         {"margin": 4},
         {"allow_burned_in_annotation": True},
-        {"noise": 0.1},
+        {"noise": 0.3},
         {"num_views": 2},
         {"dtype": "int8"},
         {"embedder_seed": 1},

@@ -78,7 +78,7 @@ def test_audit_that_passed_lets_exactly_these_settings_out(passed: Path, images:
     [
         ({"margin": 1}, "embedder.margin"),
         ({"num_views": 2}, "num_views"),
-        ({"noise": 0.1}, "options.noise"),
+        ({"noise": 0.3}, "options.noise"),
         ({"dtype": "int8"}, "dtype"),
         ({"augment": {"_target_": "Compose", "transforms": []}}, "options.augment"),
     ],

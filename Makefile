@@ -71,7 +71,7 @@ figures: $(VENV)/.installed
 value: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretraining_value.py --work_dir value --draws 1 --output_file docs/benchmarks/pretraining_value.json
 
-# A day on two cores; goes on where it stopped. docs/study-protocol.md says what it does; docs/results.md shows it.
+# A day on two cores; goes on where it stopped. docs/study-protocol.md says what it does.
 study: $(VENV)/.installed
 	$(BIN)/python benchmarks/study --work_dir study/arms --output_file docs/benchmarks/study.json
 	$(BIN)/python benchmarks/study/ablation.py --work_dir study/ablation --output_file docs/benchmarks/ablation.json

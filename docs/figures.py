@@ -230,53 +230,6 @@ def federation_block() -> str:
     return table((*header, "full over it", "ViT-B: parameters", "MB", "full over it"), rows)
 
 
-def federation_grid_block() -> str:
-    """Every choice of a federation: Dice at the hospitals that took part, its gain over learning alone, and bytes."""
-    entries = results("federation_grid")["results"]["table"]
-    transports = [name for name in ("fp32", "bf16", "int8") if any(entry["transport"] == name for entry in entries)]
-    alone = {entry["mode"]: entry["dice_per_site"] for entry in entries if entry["strategy"] == "alone"}
-    ways: dict[tuple[str, str, int], dict[str, Any]] = {}
-    for entry in entries:
-        if entry["strategy"] != "alone":
-            ways.setdefault((entry["mode"], entry["strategy"], entry["sites"]), {})[entry["transport"]] = entry
-    rows = []
-    for (mode, strategy, sites), by_transport in ways.items():
-        made = [by_transport.get(name) for name in transports]
-        sent = " / ".join(f"{entry['wire_bytes'] / 1e6:.2f}" if entry else "-" for entry in made)
-        took_part = next(entry for entry in made if entry)["dice_per_site"]
-        by_itself = statistics.mean(alone[mode][site] for site in took_part)
-        rows.append([f"`{mode}`", strategy, str(sites), f"{by_itself:.2f}", *map(_dice_and_gain, made), sent])
-    header = ("trained", "averaged", "hospitals", "alone", *transports, f"MB up a round, {' / '.join(transports)}")
-    return table(header, rows)
-
-
-def _dice_and_gain(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return "-"
-    gains = entry["gains"]
-    above = sum(gain > 0 for gain in gains)
-    return f"{entry['dice']:.2f} ({statistics.mean(gains):+.2f}; {above} of {len(gains)})"
-
-
-def ablation_block() -> str:
-    """Probes of every variant of MS-DINO, and how far they are from the study's."""
-    page = results("ablation")
-    seeds = len({row["seed"] for row in page["results"]["rows"]})
-    rows = [
-        [
-            entry["variant"],
-            *(
-                cell
-                for probe in ("linear_auc", "knn_auc")
-                for cell in (f"{entry[probe]:.3f}", f"{statistics.mean(entry[f'{probe}_gaps']):+.3f}")
-            ),
-        ]
-        for entry in page["results"]["table"]
-    ]
-    header = ("changed", f"linear probe, {seeds} seed{'s' if seeds > 1 else ''}", "difference", "k-NN", "difference")
-    return table(header, rows)
-
-
 def frontier_block(name: str = "privacy_frontier") -> str:
     """Attacks and worth of every setting, the safest last."""
     page = results(name)

@@ -231,13 +231,10 @@ def show(rows: dict[str, Row], counted: dict[str, Row], vit: dict[str, Row]) -> 
     report("Dice on all sites' test volumes and cost of a client and round, SYNTHETIC", header, lines)
 
 
-def main() -> None:
-    parser = parser_of(__doc__)
-    parser.add_argument("--work_dir", type=Path, default=Path("build/federated"), help="hospitals and rows; kept")
-    parser.add_argument("--rows", default=",".join(ROWS), help="which, comma separated")
+def add_sizes(parser: argparse.ArgumentParser) -> None:
+    """How large hospitals, network and training are; the study's federations begin with the same."""
     parser.add_argument("--size", default="lite_medsam", help="of SAM: lite_medsam, or tiny for tests")
     parser.add_argument("--image_size", type=int, default=48)
-    parser.add_argument("--sites", type=int, default=3)
     parser.add_argument("--patients", type=int, default=8, help="of each hospital")
     parser.add_argument("--slices", type=int, default=15, help="of each volume")
     parser.add_argument("--rounds", type=int, default=5)
@@ -246,6 +243,14 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--learning_rate", type=float, default=2e-3)
     parser.add_argument("--full_learning_rate", type=float, default=4e-4, help="of the row `full`, which needs less")
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--work_dir", type=Path, default=Path("build/federated"), help="hospitals and rows; kept")
+    parser.add_argument("--rows", default=",".join(ROWS), help="which, comma separated")
+    parser.add_argument("--sites", type=int, default=3)
+    add_sizes(parser)
     arguments = parser.parse_args()
     names = arguments.rows.split(",")
     if unknown := [name for name in names if name not in ROWS]:

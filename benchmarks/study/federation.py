@@ -25,7 +25,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from commands import Command, Cost, bundle, once, ours, run
-from federated import BUNDLE, CLASSES, MODES, read, write_sites
+from federated import BUNDLE, CLASSES, MODES, add_sizes, read, write_sites
 from measuring import machine, parser_of, report, save
 
 TRANSPORTS = ("fp32", "bf16", "int8")
@@ -216,16 +216,7 @@ def main() -> None:
     parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
     parser.add_argument("--numbers_of_sites", nargs="+", type=int, default=[3, 2], help="hospitals that take part")
     parser.add_argument("--seeds", nargs="+", type=int, default=[11])
-    parser.add_argument("--size", default="lite_medsam", help="of SAM: lite_medsam, or tiny for tests")
-    parser.add_argument("--image_size", type=int, default=48)
-    parser.add_argument("--patients", type=int, default=8, help="of each hospital")
-    parser.add_argument("--slices", type=int, default=15, help="of each volume")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--local_epochs", type=int, default=1)
-    parser.add_argument("--stacks_per_volume", type=int, default=4)
-    parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--learning_rate", type=float, default=2e-3)
-    parser.add_argument("--full_learning_rate", type=float, default=4e-4, help="where all is trained, which needs less")
+    add_sizes(parser)
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
     arguments = parser.parse_args()
     started_on, rows = machine(), []

@@ -1,10 +1,14 @@
-"""The study: what both papers claim, side by side on SYNTHETIC hospitals; its protocol is docs/study-protocol.md.
+r"""The study: what both papers claim, side by side on SYNTHETIC hospitals; its protocol is docs/study-protocol.md.
 
     python benchmarks/study --work_dir study --output_file docs/benchmarks/study.json
 
 Every model is a row: how it was come by (arm), what it learnt, from which share of whose labels, on which seed. Run
 again to continue; finished rows are kept. `--arms msdino,local --tasks findings --fractions 0.1` makes some cells; the
-output file keeps what other cells it has of the same protocol.
+output file keeps what other cells it has of the same protocol. To see whether rows come out as published, on the same
+kind of machine:
+
+    python benchmarks/study --work_dir again --arms msdino --tasks findings --fractions 0.1 --seeds 11 \
+        --compared_with docs/benchmarks/study.json
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
-from earlier import join
+from earlier import differing, join
 from measuring import machine, parser_of, save
 from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
@@ -88,6 +92,7 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", help="shares of labels, of those of the protocol")
     parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the protocol")
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
+    parser.add_argument("--compared_with", type=Path, help="a result file; status 1 if a row has other scores there")
     arguments = parser.parse_args()
     started_on, protocol = machine(), protocol_of(arguments)
     if unknown := set(arguments.fractions or ()) - protocol.epochs.keys():
@@ -95,6 +100,10 @@ def main() -> None:
     arguments.work_dir = arguments.work_dir.absolute()
     arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
     rows = make(protocol, arguments)
+    if arguments.compared_with:
+        if different := differing(rows, arguments.compared_with):
+            raise SystemExit("\n".join([f"These rows are not as in {arguments.compared_with}:", *different]))
+        print(f"{len(rows)} rows have the same scores as in {arguments.compared_with}.")
     slim = [{name: value for name, value in row.items() if name != "machine"} for row in rows]
     found = {
         "protocol": asdict(protocol),
@@ -102,7 +111,7 @@ def main() -> None:
         "rows": slim,
     }
     if arguments.output_file:
-        found = join(arguments.output_file, found, digest(protocol))
+        found = join(arguments.output_file, found, {name: digest(protocol.of(task)) for name, task in TASKS.items()})
     show(found["summary"])
     draw(found["summary"], (arguments.output_file or arguments.work_dir / "study.json").with_suffix(".png"))
     save(arguments, started_on, found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 # A body for two CPU cores, the same for everybody who trains from scratch.
@@ -87,11 +87,20 @@ class Protocol:
     body: dict[str, int] = field(default_factory=lambda: dict(BODY))
     pretraining: dict[str, Any] = field(default_factory=dict)
     finetuning: dict[str, Any] = field(default_factory=dict)
+    masks: dict[str, Any] = field(default_factory=dict)  # what tasks of masks do differently
+
+    def of(self, task: Task) -> Protocol:
+        """As it is for this task."""
+        return replace(self, masks={}, **(self.masks if task.metric == "Dice" else {}))
 
     @property
     def fractions(self) -> tuple[float, ...]:
         """Shares of labels."""
         return tuple(self.epochs)
+
+    def rounds_of(self, fraction: float) -> int:
+        """Rounds of a federation: none without an epoch."""
+        return min(self.rounds, self.epochs[fraction])
 
     @property
     def workers(self) -> int:
@@ -100,7 +109,10 @@ class Protocol:
 
 
 SIZES = {
-    "study": Protocol(),
+    # An image with its mask costs eight times as much: as many steps as for findings, of 8 images, a narrow decoder.
+    "study": Protocol(
+        masks={"epochs": {0.01: 200, 0.1: 25, 1.0: 3}, "rounds": 5, "finetuning": {"feature_size": 8}}
+    ),
     # Shows that every row can be made, and nothing else.
     "small": Protocol(
         seeds=(1,), hospitals=("site_a", "site_b"), learners=("site_a",), unseen="site_c", patients=10, image_size=64,

@@ -22,6 +22,7 @@ Row = dict[str, Any]
 def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, float, str]) -> Row:
     """The row of this key, made now if it is not there yet."""
     arm, task, fraction, site = ARMS[key[0]], TASKS[key[1]], key[2], key[3]
+    protocol = protocol.of(task)
     place = seed.folder / "models" / name_of(key)
     path = place / "row.json"
     if path.exists():
@@ -49,8 +50,8 @@ def name_of(key: tuple[str, str, float, str]) -> str:
 
 
 def digest(protocol: Protocol) -> str:
-    """Changes with anything that changes a row; which seeds there are does not."""
-    content = {name: value for name, value in asdict(protocol).items() if name != "seeds"}
+    """Of a task's protocol: changes with anything that changes a row; which seeds there are does not."""
+    content = {name: value for name, value in asdict(protocol).items() if name not in ("seeds", "masks")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -105,7 +106,7 @@ def cost(protocol: Protocol, seed: Seed, arm: Arm, fraction: float, place: Path,
         traffic = json.loads((place / "federation" / "traffic.json").read_text(encoding="utf-8"))["rows"]
         for kind in ("tensor_bytes", "wire_bytes"):
             total[kind] += sum(entry[kind] for entry in traffic) // hospitals
-        total["rounds"] += protocol.rounds
+        total["rounds"] += protocol.rounds_of(fraction)
     return {**total, "client_cpu_seconds": client, "server_cpu_seconds": server}
 
 

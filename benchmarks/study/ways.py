@@ -116,8 +116,8 @@ class Seed:
         """A model for a task from a share of the labels: one hospital's, or everybody's."""
         backbone = self.pretrain(arm)[0] if arm.backbone else None
         self.prepare()
-        sizes = self.protocol
-        epochs = sizes.epochs[fraction]
+        sizes = self.protocol.of(task)
+        epochs, rounds = sizes.epochs[fraction], sizes.rounds_of(fraction)
         given = {
             "img_size": sizes.img_size, "label_fraction": fraction, "seed": self.seed, "num_workers": 0,
             "backbone": backbone, **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
@@ -125,8 +125,8 @@ class Seed:
         if arm.learning == "fedavg":
             chosen = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
             command = ours(
-                "federate", bundle=BUNDLE_OF[task.bundle], sites_dir=self.folder / "hospitals", rounds=sizes.rounds,
-                local_epochs=max(1, epochs // sizes.rounds), output_dir=place / "federation", set=chosen,
+                "federate", bundle=BUNDLE_OF[task.bundle], sites_dir=self.folder / "hospitals", rounds=rounds,
+                local_epochs=epochs // rounds, output_dir=place / "federation", set=chosen,
             )  # fmt: skip
             model = place / "federation" / "global" / "model.pt"
         else:

@@ -161,6 +161,22 @@ def test_another_protocol_is_another_digest_and_seeds_are_not() -> None:
     assert digest(protocol) != digest(replace(protocol, rounds=31))
 
 
+def test_masks_have_lengths_of_their_own_that_change_no_other_row() -> None:
+    from dataclasses import replace
+
+    from protocol import SIZES, TASKS
+    from rows import digest
+
+    protocol = SIZES["study"]
+    others = replace(protocol, masks={"epochs": {0.01: 1, 0.1: 1, 1.0: 1}})
+    findings, lungs = TASKS["findings"], TASKS["lungs"]
+    assert digest(protocol.of(findings)) == digest(others.of(findings))
+    assert digest(protocol.of(lungs)) != digest(others.of(lungs))
+    assert [protocol.of(lungs).rounds_of(fraction) for fraction in protocol.fractions] == [5, 5, 3]
+    assert protocol.of(findings).rounds_of(1.0) == 10
+    assert SIZES["real"].of(lungs) == SIZES["real"].of(findings)
+
+
 def test_cells_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Path) -> None:
     from earlier import join
 
@@ -171,15 +187,27 @@ def test_cells_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Pat
         return {"summary": {"scores": [{**cell, "mean": mean}], "differences": differences}, "rows": [row]}
 
     path = tmp_path / "study.json"
-    assert join(path, found("local", 0.5), "p") == found("local", 0.5)
+    assert join(path, found("local", 0.5), {"findings": "p"}) == found("local", 0.5)
     path.write_text(json.dumps({"results": found("local", 0.5)}))
-    both = join(path, found("msdino", 0.6), "p")
+    both = join(path, found("msdino", 0.6), {"findings": "p"})
     assert [row["arm"] for row in both["rows"]] == ["local", "msdino"]
     assert len(both["summary"]["differences"]) == 4
-    again = join(path, found("local", 0.7), "p")
+    again = join(path, found("local", 0.7), {"findings": "p"})
     assert [entry["mean"] for entry in again["summary"]["scores"]] == [0.7]
     with pytest.raises(SystemExit, match="rows of another protocol"):
-        join(path, found("local", 0.7), "another")
+        join(path, found("local", 0.7), {"findings": "another"})
+
+
+def test_rows_made_again_are_held_against_published_ones(tmp_path: Path) -> None:
+    from earlier import differing
+
+    row = {"task": "findings", "fraction": 0.1, "arm": "local", "site": "site_a", "seed": 11, "scores": {"a": 0.5}}
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps({"results": {"rows": [row]}}))
+    assert differing([row], path) == []
+    assert differing([{**row, "scores": {"a": 0.5000001}}], path) == ["findings, 0.1, local, site_a, 11"]
+    with pytest.raises(SystemExit, match="no row findings"):
+        differing([{**row, "seed": 12}], path)
 
 
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
@@ -198,8 +226,9 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert (tmp_path / "study.png").stat().st_size > 10_000
     written = tmp_path / "work" / "seed_1" / "models" / "findings_1_local_site_a" / "row.json"
     before = written.stat().st_mtime_ns
-    again = run()
+    again = run("--compared_with", "study.json")
     assert again.returncode == 0, again.stderr[-2000:]
+    assert "1 rows have the same scores" in again.stdout
     assert written.stat().st_mtime_ns == before
 
     written.write_text(json.dumps({**json.loads(written.read_text()), "protocol_sha256": "other"}))

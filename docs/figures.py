@@ -307,9 +307,10 @@ def study_classes_block(task: str) -> str:
                 for name, value in row["scores"][site].items():
                     of_arm.setdefault(name, []).extend([] if value is None else [value])
     classes = [name for name in next(iter(found.values())) if name != "mean"]
+    arms = list(dict.fromkeys(entry["arm"] for entry in page["summary"]["scores"]))
     rows = [
         [f"{100 * fraction:g} %", f"`{arm}`", *(_mean_or_dash(scores[name]) for name in classes)]
-        for (fraction, arm), scores in sorted(found.items(), key=lambda each: each[0][0])
+        for (fraction, arm), scores in sorted(found.items(), key=lambda each: (each[0][0], arms.index(each[0][1])))
     ]
     return table(("labels", "arm", *(name.replace("_", " ") for name in classes)), rows)
 
@@ -319,21 +320,26 @@ def _mean_or_dash(values: Sequence[float]) -> str:
 
 
 def study_differences_block() -> str:
-    """Paired differences; the primary ones first."""
-    found = results("study")["results"]["summary"]["differences"]
-    rows = [
-        [
-            entry["task"],
-            f"{100 * entry['fraction']:g} %",
-            entry["where"],
-            f"`{entry['arm']}` - `{entry['other']}`",
-            _with_ends(entry, "+"),
-            f"{entry['above']} of {len(entry['values'])}",
-            ("**yes**" if entry["low"] > 0 else "**no**") if entry["primary"] else "",
+    """Paired differences to learning alone and to federated averaging; the primary ones first."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in results("study")["results"]["summary"]["differences"]:
+        if entry["other"] in ("local", "fedavg"):
+            cell = tuple(entry[name] for name in ("task", "fraction", "arm", "other"))
+            found.setdefault(cell, {})[entry["where"]] = entry
+    rows = []
+    for (task, fraction, arm, other), both in sorted(
+        found.items(), key=lambda each: (not each[1]["own"]["primary"], *each[0][:2])
+    ):
+        own = both["own"]
+        verdict = ("**yes**" if own["low"] > 0 else "**no**") if own["primary"] else ""
+        seeds = [
+            cell
+            for entry in (own, both["unseen"])
+            for cell in (_with_ends(entry, "+"), f"{entry['above']} of {len(entry['values'])}")
         ]
-        for entry in sorted(found, key=lambda each: (not each["primary"], each["task"], each["fraction"]))
-    ]
-    return table(("task", "labels", "hospital", "difference", "mean (95 %)", "seeds above 0", "primary: above 0"), rows)
+        rows.append([task, f"{100 * fraction:g} %", f"`{arm}` - `{other}`", *seeds, verdict])
+    header = ["task", "labels", "difference", "own hospital", "seeds above 0", "unseen hospital", "seeds above 0"]
+    return table([*header, "primary: above 0"], rows)
 
 
 def _with_ends(found: Mapping[str, Any], sign: str = "") -> str:

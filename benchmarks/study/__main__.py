@@ -9,11 +9,17 @@ kind of machine:
 
     python benchmarks/study --work_dir again --arms msdino --tasks findings --fractions 0.1 --seeds 11 \
         --compared_with docs/benchmarks/study.json
+
+What every model said of the test images is kept beside the output file; tables and plot are computed from it, and can
+be so without making a row:
+
+    python benchmarks/study --tables_only --output_file docs/benchmarks/study.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -23,12 +29,14 @@ from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
+from cases import Cases, read_cases
 from earlier import differing, join
 from measuring import machine, parser_of, save
 from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
 from rows import Row, digest, make_row, name_of
-from table import show, summarise
+from said import folder_of, key_of, read, write
+from table import WHERE, show, summarise, tested
 from ways import Seed, places
 
 
@@ -55,6 +63,12 @@ def make(protocol: Protocol, arguments: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def said_of(row: Row, work: Path, protocol: Protocol) -> dict[str, Cases]:
+    """What a row's model said of the hospitals that its tables look at."""
+    sites = {site for where in WHERE for _, site in tested(row, where, protocol)}
+    return {site: cases for site, cases in read_cases(work / row["cases"]).items() if site in sites}
+
+
 def names(known: Sequence[str] | None = None) -> Callable[[str], tuple[str, ...]]:
     """Reads names with commas between them."""
 
@@ -78,7 +92,7 @@ def protocol_of(arguments: argparse.Namespace) -> Protocol:
 
 def main() -> None:
     parser = parser_of(__doc__)
-    parser.add_argument("--work_dir", type=Path, required=True, help="where cohorts, bodies, models and rows lie; kept")
+    parser.add_argument("--work_dir", type=Path, help="where cohorts, bodies, models and rows lie; kept")
     parser.add_argument("--size", choices=list(SIZES), default="study")
     parser.add_argument(
         "--sites_dir", type=Path, help="hospitals to study instead of the cohort; see docs/real-data.md"
@@ -92,29 +106,45 @@ def main() -> None:
     parser.add_argument("--fractions", type=float, nargs="+", help="shares of labels, of those of the protocol")
     parser.add_argument("--seeds", type=int, nargs="+", help="by default those of the protocol")
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
+    parser.add_argument("--tables_only", action="store_true", help="from the output file; no row is made")
     parser.add_argument("--compared_with", type=Path, help="a result file; status 1 if a row has other scores there")
     arguments = parser.parse_args()
     started_on, protocol = machine(), protocol_of(arguments)
     if unknown := set(arguments.fractions or ()) - protocol.epochs.keys():
         parser.error(f"--fractions takes {', '.join(map(str, protocol.epochs))}, got {min(unknown)}.")
-    arguments.work_dir = arguments.work_dir.absolute()
-    arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
-    rows = make(protocol, arguments)
+    if arguments.tables_only:
+        if not (arguments.output_file and arguments.output_file.exists()):
+            parser.error("--tables_only computes from --output_file; name one that is there.")
+        rows, said = [], {}
+    else:
+        if not arguments.work_dir:
+            parser.error("name a --work_dir; what is made there is kept, and the study goes on with it.")
+        arguments.work_dir = arguments.work_dir.absolute()
+        arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
+        rows = make(protocol, arguments)
+        said = {key_of(row): said_of(row, arguments.work_dir, protocol) for row in rows}
     if arguments.compared_with:
         if different := differing(rows, arguments.compared_with):
-            raise SystemExit("\n".join([f"These rows are not as in {arguments.compared_with}:", *different]))
+            raise SystemExit("\n".join([f"These rows are not as in {arguments.compared_with}:", *map(str, different)]))
         print(f"{len(rows)} rows have the same scores as in {arguments.compared_with}.")
-    slim = [{name: value for name, value in row.items() if name != "machine"} for row in rows]
-    found = {
-        "protocol": asdict(protocol),
-        "summary": summarise(rows, arguments.work_dir, protocol),
-        "rows": slim,
-    }
-    if arguments.output_file:
-        found = join(arguments.output_file, found, {name: digest(protocol.of(task)) for name, task in TASKS.items()})
-    show(found["summary"])
-    draw(found["summary"], (arguments.output_file or arguments.work_dir / "study.json").with_suffix(".png"))
-    save(arguments, started_on, found)
+    path = arguments.output_file or arguments.work_dir / "study.json"
+    if path.exists():
+        rows = join(path, rows, {name: digest(protocol.of(task)) for name, task in TASKS.items()})
+    said = {**read(folder_of(path)), **said}
+    if missing := [key_of(row) for row in rows if key_of(row) not in said]:
+        raise SystemExit(f"{folder_of(path)} does not hold what {missing[0]} said; make that row again.")
+    write(folder_of(path), {key_of(row): said[key_of(row)] for row in rows})
+    rows.sort(key=key_of)
+    slim = [{name: value for name, value in row.items() if name not in ("machine", "cases")} for row in rows]
+    summary = summarise(rows, read(folder_of(path)), protocol)
+    show(summary)
+    draw(summary, path.with_suffix(".png"))
+    found = {"protocol": asdict(protocol), "summary": summary, "rows": slim}
+    if arguments.tables_only:
+        page = {**json.loads(path.read_text(encoding="utf-8")), "results": found}
+        path.write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
+    else:
+        save(arguments, started_on, found)
 
 
 if __name__ == "__main__":

@@ -7,45 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-_CELL = ("task", "fraction", "arm", "other", "where")  # what tells two entries of a summary apart
-_ROW = ("task", "fraction", "arm", "site", "seed")
+from said import Key, key_of
+
+Row = dict[str, Any]
 
 
-def join(path: Path, found: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, Any]:
-    """`found` (its `summary`, `rows`) and whatever the result file at `path` holds beyond it, by the same protocol.
-
-    digests: of each task's protocol.
-    """
-    if not path.exists():
-        return dict(found)
-    before = json.loads(path.read_text(encoding="utf-8"))["results"]
-    if any(row["protocol_sha256"] != digests[row["task"]] for row in before["rows"]):
-        raise SystemExit(f"{path} holds rows of another protocol; name another --output_file.")
-    summary = {
-        part: [*_kept(before["summary"][part], entries, _CELL), *entries] for part, entries in found["summary"].items()
-    }
-    return {**found, "summary": summary, "rows": [*_kept(before["rows"], found["rows"], _ROW), *found["rows"]]}
+def rows_of(output_file: Path) -> list[Row]:
+    """Those of a result file."""
+    rows: list[Row] = json.loads(output_file.read_text(encoding="utf-8"))["results"]["rows"]
+    return rows
 
 
-def differing(rows: Sequence[Mapping[str, Any]], path: Path) -> list[str]:
-    """Which of these rows have other scores than the result file at `path` says; a row it lacks is refused."""
-    published = {
-        tuple(row[name] for name in _ROW): row["scores"]
-        for row in json.loads(path.read_text(encoding="utf-8"))["results"]["rows"]
-    }
-    found = []
-    for row in rows:
-        key = tuple(row[name] for name in _ROW)
-        name = ", ".join(map(str, key))
-        if key not in published:
-            raise SystemExit(f"{path} has no row {name}; name rows that it has.")
-        if row["scores"] != published[key]:
-            found.append(name)
-    return found
+def join(output_file: Path, rows: Sequence[Row], digests: Mapping[str, str]) -> list[Row]:
+    """What the result file holds beyond these rows, then these rows; `digests` are of each task's protocol."""
+    before = rows_of(output_file)
+    if any(row["protocol_sha256"] != digests[row["task"]] for row in before):
+        raise SystemExit(f"{output_file} holds rows of another protocol; name another --output_file.")
+    made = {key_of(row) for row in rows}
+    return [*(row for row in before if key_of(row) not in made), *rows]
 
 
-def _kept(
-    before: Sequence[dict[str, Any]], now: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> list[dict[str, Any]]:
-    made = {tuple(entry.get(name) for name in names) for entry in now}
-    return [entry for entry in before if tuple(entry.get(name) for name in names) not in made]
+def differing(rows: Sequence[Row], output_file: Path) -> list[Key]:
+    """Which of these rows have other scores in the result file; one that it lacks is refused."""
+    published = {key_of(row): row["scores"] for row in rows_of(output_file)}
+    if missing := [key_of(row) for row in rows if key_of(row) not in published]:
+        raise SystemExit(f"{output_file} has no row {missing[0]}; name rows that it has.")
+    return [key_of(row) for row in rows if row["scores"] != published[key_of(row)]]

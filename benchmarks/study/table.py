@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cases import Cases, read_cases
+from cases import Cases
 from measuring import report
 from paired import Pair, Single, estimate
 from protocol import ARMS, FEW, PRIMARY, TASKS, Protocol
 from rows import Row
+from said import Said, key_of
 
 WHERE = ("own", "unseen")
 
 
-def summarise(rows: Sequence[Row], work: Path, protocol: Protocol) -> dict[str, Any]:
-    """Means with intervals for every arm, task and share; differences to every arm that pretrains nothing."""
-    read = cache(lambda path: read_cases(work / path))
+def summarise(rows: Sequence[Row], said: Said, protocol: Protocol) -> dict[str, Any]:
+    """Means with intervals for every arm, task and share; differences to the baselines, and of those to `local`."""
     return {
-        "scores": list(_scores(rows, protocol, read)),
-        "differences": list(_differences(rows, protocol, read)),
+        "scores": list(_scores(rows, protocol, said)),
+        "differences": list(_differences(rows, protocol, said)),
         "costs": list(_costs(rows)),
     }
 
@@ -43,29 +41,27 @@ def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, float, str, list[Row]]]:
                     yield task, fraction, arm, part
 
 
-def _scores(rows: Sequence[Row], protocol: Protocol, read: Any) -> Iterator[dict[str, Any]]:
+def _scores(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
     for task, fraction, arm, part in _groups(rows):
         entry: dict[str, Any] = {"task": task, "fraction": fraction, "arm": arm}
         for where in WHERE:
             models = [
-                Single(row["seed"], read(row["cases"])[site])
-                for row in part
-                for _, site in tested(row, where, protocol)
+                Single(row["seed"], said[key_of(row)][site]) for row in part for _, site in tested(row, where, protocol)
             ]
             entry[where] = asdict(estimate(models))
         yield entry
 
 
-def _differences(rows: Sequence[Row], protocol: Protocol, read: Any) -> Iterator[dict[str, Any]]:
+def _differences(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
     baselines = ("local", "fedavg", "pooled", "central")
     table = {(task, fraction, arm): part for task, fraction, arm, part in _groups(rows)}
     for (task, fraction, arm), ours in table.items():
         for other in baselines:
             theirs = table.get((task, fraction, other))
-            if arm in baselines or theirs is None:
+            if theirs is None or arm == other or (arm in baselines and other != "local"):
                 continue
             for where in WHERE:
-                pairs = list(_pairs(ours, theirs, where, protocol, read))
+                pairs = list(_pairs(ours, theirs, where, protocol, said))
                 primary = (arm, other) in PRIMARY and (task, fraction, where) == ("findings", FEW, "own")
                 if pairs:
                     found = estimate(pairs, len(PRIMARY) if primary else 1)
@@ -75,12 +71,12 @@ def _differences(rows: Sequence[Row], protocol: Protocol, read: Any) -> Iterator
                     }  # fmt: skip
 
 
-def _pairs(ours: Sequence[Row], theirs: Sequence[Row], where: str, protocol: Protocol, read: Any) -> Iterator[Pair]:
+def _pairs(ours: Sequence[Row], theirs: Sequence[Row], where: str, protocol: Protocol, said: Said) -> Iterator[Pair]:
     """Models of the two arms for the same learner and seed, on the same test images."""
 
     def by_learner(rows: Sequence[Row]) -> dict[tuple[int, str], Cases]:
         return {
-            (row["seed"], learner): read(row["cases"])[site]
+            (row["seed"], learner): said[key_of(row)][site]
             for row in rows
             for learner, site in tested(row, where, protocol)
         }

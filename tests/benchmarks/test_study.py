@@ -177,37 +177,79 @@ def test_masks_have_lengths_of_their_own_that_change_no_other_row() -> None:
     assert SIZES["real"].of(lungs) == SIZES["real"].of(findings)
 
 
-def test_cells_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Path) -> None:
+def row_of(arm: str, seed: int = 1, score: float = 0.5) -> dict[str, Any]:
+    return {
+        "task": "findings", "fraction": 0.1, "arm": arm, "site": "site_a", "seed": seed, "protocol_sha256": "p",
+        "scores": {"site_a": {"mean": score}},
+    }  # fmt: skip
+
+
+def test_rows_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Path) -> None:
     from earlier import join
 
-    def found(arm: str, mean: float) -> dict[str, Any]:
-        cell = {"task": "findings", "fraction": 0.1, "arm": arm}
-        row = {**cell, "site": "site_a", "seed": 1, "protocol_sha256": "p", "mean": mean}
-        differences = [{**cell, "other": "local", "where": where, "mean": mean} for where in ("own", "unseen")]
-        return {"summary": {"scores": [{**cell, "mean": mean}], "differences": differences}, "rows": [row]}
-
     path = tmp_path / "study.json"
-    assert join(path, found("local", 0.5), {"findings": "p"}) == found("local", 0.5)
-    path.write_text(json.dumps({"results": found("local", 0.5)}))
-    both = join(path, found("msdino", 0.6), {"findings": "p"})
-    assert [row["arm"] for row in both["rows"]] == ["local", "msdino"]
-    assert len(both["summary"]["differences"]) == 4
-    again = join(path, found("local", 0.7), {"findings": "p"})
-    assert [entry["mean"] for entry in again["summary"]["scores"]] == [0.7]
+    path.write_text(json.dumps({"results": {"rows": [row_of("local"), row_of("fedavg")]}}))
+    both = join(path, [row_of("msdino"), row_of("local", score=0.7)], {"findings": "p"})
+    assert both == [row_of("fedavg"), row_of("msdino"), row_of("local", score=0.7)]
     with pytest.raises(SystemExit, match="rows of another protocol"):
-        join(path, found("local", 0.7), {"findings": "another"})
+        join(path, [], {"findings": "another"})
 
 
 def test_rows_made_again_are_held_against_published_ones(tmp_path: Path) -> None:
     from earlier import differing
 
-    row = {"task": "findings", "fraction": 0.1, "arm": "local", "site": "site_a", "seed": 11, "scores": {"a": 0.5}}
     path = tmp_path / "study.json"
-    path.write_text(json.dumps({"results": {"rows": [row]}}))
-    assert differing([row], path) == []
-    assert differing([{**row, "scores": {"a": 0.5000001}}], path) == ["findings, 0.1, local, site_a, 11"]
-    with pytest.raises(SystemExit, match="no row findings"):
-        differing([{**row, "seed": 12}], path)
+    path.write_text(json.dumps({"results": {"rows": [row_of("local")]}}))
+    assert differing([row_of("local")], path) == []
+    assert differing([row_of("local", score=0.5000001)], path) == [("findings", 0.1, "local", "site_a", 1)]
+    with pytest.raises(SystemExit, match="no row"):
+        differing([row_of("local", seed=2)], path)
+
+
+def test_what_models_said_is_kept_and_read_again(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from cases import Cases
+    from said import read, write
+
+    unknown = findings(0, 1.0)
+    unknown.truth[0, 1] = np.nan
+    masks = Cases(unknown.patients, ("right", "left"), np.full((80, 2), np.nan))
+    masks.values[::2] = 0.25
+    said = {
+        ("findings", 0.01, "local", "site_a", 1): {"site_a": unknown, "site_d": findings(1, 1.0)},
+        ("findings", 0.01, "local", "site_a", 2): {"site_a": findings(2, 1.0)},
+        ("findings", 0.01, "fedavg", "all", 1): {"site_a": replace(unknown, values=unknown.values + 1)},
+        ("lungs", 1.0, "local", "site_a", 1): {"site_a": masks},
+    }
+    write(tmp_path, said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["findings_0.01.npz", "lungs_1.npz"]
+    again = read(tmp_path)
+    assert again.keys() == said.keys()
+    for key, tested in said.items():
+        assert again[key].keys() == tested.keys()
+        for where, cases in tested.items():
+            found = again[key][where]
+            assert tuple(found.patients) == tuple(cases.patients)
+            assert found.classes == tuple(cases.classes)
+            np.testing.assert_allclose(found.values, cases.values, rtol=1e-6)
+            np.testing.assert_array_equal(found.scores(), cases.scores())
+    other = {("findings", 0.01, "fedavg", "all", 1): {"site_a": findings(5, 1.0)}}
+    with pytest.raises(ValueError, match="different images of site_a"):
+        write(tmp_path, {**said, **other})
+
+
+def test_published_scores_follow_from_what_the_models_said() -> None:
+    from earlier import rows_of
+    from said import folder_of, key_of, read
+
+    path = STUDY.parents[1] / "docs" / "benchmarks" / "study.json"
+    rows, said = rows_of(path), read(folder_of(path))
+    assert {key_of(row) for row in rows} == said.keys()
+    for row in rows:
+        for site, cases in said[key_of(row)].items():
+            published = [row["scores"][site][name] for name in cases.classes]
+            np.testing.assert_allclose(cases.scores(), np.array(published, float), atol=1e-6)
 
 
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
@@ -229,6 +271,12 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     again = run("--compared_with", "study.json")
     assert again.returncode == 0, again.stderr[-2000:]
     assert "1 rows have the same scores" in again.stdout
+    page = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.png").unlink()
+    tables = run("--tables_only")
+    assert tables.returncode == 0, tables.stderr[-2000:]
+    assert json.loads((tmp_path / "study.json").read_text()) == page
+    assert (tmp_path / "study.png").exists()
     assert written.stat().st_mtime_ns == before
 
     written.write_text(json.dumps({**json.loads(written.read_text()), "protocol_sha256": "other"}))

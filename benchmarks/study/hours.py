@@ -50,6 +50,13 @@ def images_seen(protocol: Protocol, arm: Arm, fraction: float, images: Mapping[s
     return protocol.epochs[fraction] * fraction * sum(images[site] for site in sites)
 
 
+def images_pretrained(protocol: Protocol, arm: Arm, images: Mapping[str, int]) -> float:
+    """By the pretraining of one body; or of each learner's own, in as many steps as one of all hospitals takes."""
+    own = len(protocol.hospitals) * sum(images[site] for site in protocol.learners)
+    seen = own if arm.backbone == "own" else sum(images[site] for site in protocol.hospitals)
+    return float(protocol.pretraining["max_epochs"] * seen)
+
+
 def operations(
     protocol: Protocol, arms: Iterable[str], fractions: Iterable[float], images: Mapping[str, int],
     cost: Mapping[str, float],
@@ -57,9 +64,11 @@ def operations(
     """Of one seed: a body is pretrained once, however many arms and shares of labels begin with it."""
     chosen = [ARMS[name] for name in arms]
     tuned = sum(images_seen(protocol, arm, fraction, images) for arm in chosen for fraction in fractions)
-    pretrained = protocol.pretraining["max_epochs"] * sum(images.values())
-    bodies = {arm.backbone for arm in chosen if arm.backbone}
-    passes = sum(pretrained * cost["central" if body == "central" else "msdino"] for body in bodies)
+    bodies = {arm.backbone: arm for arm in chosen if arm.backbone}
+    passes = sum(
+        images_pretrained(protocol, arm, images) * cost["central" if arm.sees_images else "msdino"]
+        for arm in bodies.values()
+    )
     return passes + tuned * cost["fine_tuning"]
 
 

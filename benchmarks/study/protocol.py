@@ -14,7 +14,8 @@ class Arm:
     """One way to come to a model.
 
     learning: who fine-tunes: each hospital `alone`, all by `fedavg`, or one place that has all data, `pooled`.
-    backbone: how the body is pretrained: `None`, `central` on pooled images, or on exports with these settings.
+    backbone: how the body is pretrained: `None`, `central` on pooled images, `own` on those of each hospital alone, or on
+        exports with these settings.
     export, pretraining: settings of the two, beside the protocol's.
     num_hospitals: how many pretrain together; all where nothing is said.
     """
@@ -26,6 +27,11 @@ class Arm:
     export: dict[str, Any] = field(default_factory=dict)
     pretraining: dict[str, Any] = field(default_factory=dict)
     num_hospitals: int | None = None
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether the body is pretrained on images, not on exports."""
+        return self.backbone in ("central", "own")
 
     @property
     def exports(self) -> str:
@@ -40,6 +46,7 @@ ARMS = {
         Arm("fedavg", "federated averaging, from scratch", "fedavg"),
         Arm("pooled", "all data in one place, from scratch", "pooled"),
         Arm("central", "DINO on pooled images, then each hospital alone", backbone="central"),
+        Arm("own", "DINO on the hospital's own images, then alone", backbone="own"),
         Arm("msdino", "MS-DINO, then each hospital alone", backbone="msdino"),
         Arm(
             "msdino_codes", "MS-DINO with position codes, then each alone",

@@ -35,7 +35,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
     row = {
         "arm": arm.name, "task": key[1], "fraction": fraction, "site": site, "seed": seed.seed,
         "scores": scores(read_cases(cases)),
-        "cost": cost(protocol, seed, arm, fraction, place, learning),
+        "cost": cost(protocol, seed, arm, site, fraction, place, learning),
         "cases": str(cases.relative_to(work)),
         "protocol_sha256": digest(protocol), "code_sha256": code_digest(arm, task),
         "machine": machine(),
@@ -77,7 +77,9 @@ def scores(cases: Mapping[str, Cases]) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def cost(protocol: Protocol, seed: Seed, arm: Arm, fraction: float, place: Path, learning: Cost) -> dict[str, Any]:
+def cost(
+    protocol: Protocol, seed: Seed, arm: Arm, site: str, fraction: float, place: Path, learning: Cost
+) -> dict[str, Any]:
     """Of one hospital: bytes both ways, rounds, seconds of its processors; and the coordinator's."""
     hospitals = len(protocol.hospitals)
     total: dict[str, Any] = {"tensor_bytes": 0, "wire_bytes": 0, "rounds": 0, "peak_mb": learning.peak_mb}
@@ -90,13 +92,16 @@ def cost(protocol: Protocol, seed: Seed, arm: Arm, fraction: float, place: Path,
         total["wire_bytes"] += int(share * sum(seed.training_bytes(site) for site in protocol.hospitals) / hospitals)
         total["rounds"] += 1
     if arm.backbone:
-        models, pretraining = seed.pretrain(arm)
-        server += pretraining.cpu_seconds
+        models, pretraining = seed.pretrain(arm, site)
         total["peak_mb"] = max(total["peak_mb"], pretraining.peak_mb)
+    if arm.backbone == "own":
+        client += pretraining.cpu_seconds
+    elif arm.backbone:
+        server += pretraining.cpu_seconds
         body = (models / "model.safetensors").stat().st_size
         total["tensor_bytes"] += body
         total["wire_bytes"] += body
-    if arm.backbone and arm.backbone != "central":
+    if arm.backbone and not arm.sees_images:
         exports = [seed.export(ARMS[arm.backbone], site) for site in protocol.hospitals]
         total["tensor_bytes"] += sum(payload_of(folder) for folder, _ in exports) // hospitals
         total["wire_bytes"] += sum(size_of(folder) for folder, _ in exports) // hospitals

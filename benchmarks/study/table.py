@@ -53,7 +53,7 @@ def _scores(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dic
 
 
 def _differences(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
-    baselines = ("local", "fedavg", "pooled", "central")
+    baselines = ("local", "fedavg", "pooled", "central", "own")
     table = {(task, fraction, arm): part for task, fraction, arm, part in _groups(rows)}
     for (task, fraction, arm), ours in table.items():
         for other in baselines:

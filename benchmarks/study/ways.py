@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from commands import Cost, bundle, once, ours, run, seeded
+from commands import BUNDLES, Cost, bundle, once, ours, run, seeded
 from protocol import ARMS, TASKS, Arm, Protocol, Task
 
 
@@ -94,27 +94,37 @@ class Seed:
     def _write_keys(self, place: Path) -> Cost:
         return run(ours("keygen", output_dir=place, kind="coordinator"), place / "log.txt")
 
-    def pretrain(self, arm: Arm) -> tuple[Path, Cost]:
-        """The body that the coordinator sends back."""
-        place, sizes = self.folder / "bodies" / str(arm.backbone), self.protocol
-        given = {"output_dir": place, "seed": self.seed, **sizes.body, **sizes.pretraining, **arm.pretraining}
-        if arm.backbone == "central":
+    def pretrain(self, arm: Arm, site: str | None = None) -> tuple[Path, Cost]:
+        """The body that the coordinator sends back, or that a hospital makes of its own images alone."""
+        sizes, name = self.protocol, str(arm.backbone)
+        given = {"seed": self.seed, **sizes.body, **sizes.pretraining, **arm.pretraining}
+        configs = ["train", "demonstration"]
+        if arm.sees_images:
             self.prepare()
-            configs = ["train", "demonstration", "central"]
+            configs.append("central")
             given |= {"dataset_dir": self.folder / "hospitals", "img_size": sizes.img_size}
-        else:
-            configs = ["train", "demonstration"]
-            chosen = self.folder / "joined" / str(arm.backbone)
-            given |= {"dataset_dir": chosen, "allow_unsigned": "true"}
-            given |= {"identity": self.folder / "keys" / "coordinator_identity.txt"}
-            for site in sizes.hospitals[: arm.num_hospitals]:
-                _link(chosen / site, self.export(arm, site)[0])
-        command = bundle("cxr_msdino_pretraining", configs, **given)
+        if arm.backbone == "own":
+            name = f"own_{site}"
+            given["dataset_dir"] = self.folder / "alone" / str(site)
+            given["max_epochs"] = self._pretraining_epochs() * len(sizes.hospitals)  # as many steps as on all images
+            _link(given["dataset_dir"] / str(site), self.cohort / str(site))
+        elif not arm.sees_images:
+            given["dataset_dir"] = self.folder / "joined" / name
+            given |= {"allow_unsigned": "true", "identity": self.folder / "keys" / "coordinator_identity.txt"}
+            for hospital in sizes.hospitals[: arm.num_hospitals]:
+                _link(given["dataset_dir"] / hospital, self.export(arm, hospital)[0])
+        place = self.folder / "bodies" / name
+        command = bundle("cxr_msdino_pretraining", configs, output_dir=place, **given)
         return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
+
+    def _pretraining_epochs(self) -> int:
+        demonstration = BUNDLES / "cxr_msdino_pretraining" / "configs" / "demonstration.json"
+        usual = json.loads(demonstration.read_text(encoding="utf-8"))
+        return int({**usual, **self.protocol.pretraining}["max_epochs"])
 
     def learn(self, arm: Arm, task: Task, place: Path, site: str | None, fraction: float) -> tuple[Path, Cost]:
         """A model for a task from a share of the labels: one hospital's, or everybody's."""
-        backbone = self.pretrain(arm)[0] if arm.backbone else None
+        backbone = self.pretrain(arm, site)[0] if arm.backbone else None
         self.prepare()
         sizes = self.protocol.of(task)
         epochs, rounds = sizes.epochs[fraction], sizes.rounds_of(fraction)

@@ -145,7 +145,7 @@ def test_every_arm_task_and_share_is_a_row() -> None:
 
     protocol = SIZES["study"]
     keys = places(protocol, ARMS, TASKS, protocol.fractions)
-    assert len({name_of(key) for key in keys}) == len(keys) == 3 * 3 * (5 * len(protocol.learners) + 3)
+    assert len({name_of(key) for key in keys}) == len(keys) == 3 * 3 * (6 * len(protocol.learners) + 3)
     assert len(protocol.seeds) >= 5
     assert {name for pair in PRIMARY for name in pair} <= set(ARMS)
 
@@ -410,6 +410,8 @@ def test_hours_count_each_body_once_and_each_learner(tmp_path: Path) -> None:
     tuned = 30 * 0.1 * (100 + 150)
     assert operations(protocol, ["msdino", "msdino_fedavg"], [0.1], images, cost) == bodies + tuned
     assert ARMS["central"].backbone == "central"
+    own = 20 * 2 * 100 * 1e3  # on the learner's 100 images, for each of the two hospitals
+    assert operations(protocol, ["own"], [0.1], images, cost) == own + 30 * 0.1 * 100
     # Two operations a multiplication, three times the forward pass, and every weight of the blocks once a token.
     small = replace(Protocol(), img_size=32)
     weights = 4 * (4 * 128**2 + 2 * 128 * 512)
@@ -488,6 +490,29 @@ def test_who_pools_sends_the_images_that_have_labels(tmp_path: Path) -> None:
         found = cost(SIZES["small"], seed, ARMS["pooled"], fraction, tmp_path, Cost(cpu_seconds=8.0))
         assert found["wire_bytes"] == sent
         assert (found["server_cpu_seconds"], found["client_cpu_seconds"]) == (8.0, 0.0)
+
+
+def test_own_body_is_of_one_hospitals_images_in_as_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ways
+    from commands import Cost
+    from protocol import ARMS, SIZES
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(ways, "run", lambda command, _: asked.append(command) or Cost(cpu_seconds=1.0))
+    seed = ways.Seed(SIZES["study"], tmp_path / "seed_1", 1, given=tmp_path / "sites")
+    for site in ("site_a", "site_b", "site_c", "site_d"):
+        (tmp_path / "sites" / site).mkdir(parents=True)
+        (tmp_path / "sites" / site / "datalist.json").write_text('{"training": [], "validation": [], "test": []}')
+    models = {site: seed.pretrain(ARMS["own"], site)[0] for site in ("site_a", "site_b")}
+    assert len(set(models.values())) == len(asked) == 2
+    seed.pretrain(ARMS["own"], "site_a")  # made before
+    given = dict(zip(asked[0][:-1], asked[0][1:], strict=True))
+    assert [path.name for path in Path(given["--dataset_dir"]).iterdir()] == ["site_a"]
+    assert given["--max_epochs"] == "18"  # six for each of three hospitals
+    seed.pretrain(ARMS["central"])
+    central = dict(zip(asked[2][:-1], asked[2][1:], strict=True))
+    assert sorted(path.name for path in Path(central["--dataset_dir"]).iterdir()) == ["site_a", "site_b", "site_c"]
+    assert "--max_epochs" not in central
 
 
 def test_export_of_several_shards_is_made_again(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ class Arm:
     """One way to come to a model.
 
     learning: who fine-tunes: each hospital `alone`, all by `fedavg`, or one place that has all data, `pooled`.
-    backbone: how the body is pretrained: `None`, `central` on pooled images, `own` on those of each hospital alone, or on
-        exports with these settings.
+    backbone: how the body is pretrained: `None`, `central` on pooled images, `own` on those of each hospital alone, or
+        on exports with these settings.
     export, pretraining: settings of the two, beside the protocol's.
     num_hospitals: how many pretrain together; all where nothing is said.
     """

@@ -97,4 +97,11 @@ def save(arguments: argparse.Namespace, started_on: Mapping[str, Any], results: 
         "results": dict(results),
     }
     arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output_file.write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.output_file, page)
+
+
+def write_json(path: Path, content: object, indent: int = 2) -> None:
+    """The file is there whole or not at all, whenever this is killed."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
+    part.replace(path)

@@ -320,10 +320,10 @@ def _mean_or_dash(values: Sequence[float]) -> str:
 
 
 def study_differences_block() -> str:
-    """Paired differences to learning alone and to federated averaging; the primary ones first."""
+    """Paired differences to learning alone, without or with DINO at home, and to federated averaging."""
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
     for entry in results("study")["results"]["summary"]["differences"]:
-        if entry["other"] in ("local", "fedavg"):
+        if entry["other"] in ("local", "fedavg", "home"):
             cell = tuple(entry[name] for name in ("task", "fraction", "arm", "other"))
             found.setdefault(cell, {})[entry["where"]] = entry
     rows = []

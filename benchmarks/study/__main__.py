@@ -10,8 +10,8 @@ kind of machine:
     python benchmarks/study --work_dir again --arms msdino --tasks findings --fractions 0.1 --seeds 11 \
         --compared_with docs/benchmarks/study.json
 
-What every model said of the test images is kept beside the output file; tables and plot are computed from it, and can
-be so without making a row:
+What models said of the test images is kept beside the output file (no names; but labels, one by one, of real patients,
+too). Tables and plot are computed from it, and can be so without making a row:
 
     python benchmarks/study --tables_only --output_file docs/benchmarks/study.json
 """
@@ -22,7 +22,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,26 +30,35 @@ from pathlib import Path
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from cases import Cases, read_cases
-from earlier import differing, join
-from measuring import machine, parser_of, save
+from earlier import differing, join, published
+from measuring import machine, parser_of, save, write_json
 from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
 from rows import Row, digest, make_row, name_of
-from said import folder_of, key_of, read, write
+from said import Key, check, folder_of, key_of, read, without_names, write
 from table import WHERE, show, summarise, tested
 from ways import Seed, places
 
 
-def make(protocol: Protocol, arguments: argparse.Namespace) -> list[Row]:
-    """All rows that are asked for; a row that fails does not keep the others from being made."""
-    rows, failed, started = [], [], time.monotonic()
+def asked_for(protocol: Protocol, arguments: argparse.Namespace) -> list[Key]:
+    """Every row that this sitting makes, or finds made."""
+    fractions = arguments.fractions or protocol.fractions
+    return [
+        (task, fraction, arm, site, number)
+        for number in arguments.seeds or protocol.seeds
+        for arm, task, fraction, site in places(protocol, arguments.arms, arguments.tasks, fractions)
+    ]
+
+
+def make(protocol: Protocol, keys: Sequence[Key], arguments: argparse.Namespace) -> list[Row]:
+    """These rows; one that fails does not keep the others from being made."""
+    work, rows, failed, started = arguments.work_dir, [], [], time.monotonic()
+    seeds = {number: Seed(protocol, work / f"seed_{number}", number, arguments.sites_dir) for *_, number in keys}
     with ThreadPoolExecutor(arguments.workers) as pool:
         asked = {}
-        for number in arguments.seeds or protocol.seeds:
-            seed = Seed(protocol, arguments.work_dir / f"seed_{number}", number, arguments.sites_dir)
-            fractions = arguments.fractions or protocol.fractions
-            for key in places(protocol, arguments.arms, arguments.tasks, fractions):
-                asked[pool.submit(make_row, protocol, arguments.work_dir, seed, key)] = f"{name_of(key)}, seed {number}"
+        for task, fraction, arm, site, number in keys:
+            row = pool.submit(make_row, protocol, work, seeds[number], (arm, task, fraction, site))
+            asked[row] = f"{name_of((arm, task, fraction, site))}, seed {number}"
         for done, future in enumerate(as_completed(asked), start=1):
             error = future.exception()
             if error is None:
@@ -66,7 +75,9 @@ def make(protocol: Protocol, arguments: argparse.Namespace) -> list[Row]:
 def said_of(row: Row, work: Path, protocol: Protocol) -> dict[str, Cases]:
     """What a row's model said of the hospitals that its tables look at."""
     sites = {site for where in WHERE for _, site in tested(row, where, protocol)}
-    return {site: cases for site, cases in read_cases(work / row["cases"]).items() if site in sites}
+    return {
+        site: without_names(cases, site) for site, cases in read_cases(work / row["cases"]).items() if site in sites
+    }
 
 
 def names(known: Sequence[str] | None = None) -> Callable[[str], tuple[str, ...]]:
@@ -108,43 +119,48 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
     parser.add_argument("--tables_only", action="store_true", help="from the output file; no row is made")
     parser.add_argument("--compared_with", type=Path, help="a result file; status 1 if a row has other scores there")
+    parser.add_argument("--replace", action="store_true", help="rows that have other scores in the output file")
     arguments = parser.parse_args()
     started_on, protocol = machine(), protocol_of(arguments)
     if unknown := set(arguments.fractions or ()) - protocol.epochs.keys():
         parser.error(f"--fractions takes {', '.join(map(str, protocol.epochs))}, got {min(unknown)}.")
-    if arguments.tables_only:
-        if not (arguments.output_file and arguments.output_file.exists()):
-            parser.error("--tables_only computes from --output_file; name one that is there.")
-        rows, said = [], {}
-    else:
-        if not arguments.work_dir:
-            parser.error("name a --work_dir; what is made there is kept, and the study goes on with it.")
-        arguments.work_dir = arguments.work_dir.absolute()
-        arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
-        rows = make(protocol, arguments)
-        said = {key_of(row): said_of(row, arguments.work_dir, protocol) for row in rows}
-    if arguments.compared_with:
-        if different := differing(rows, arguments.compared_with):
-            raise SystemExit("\n".join([f"These rows are not as in {arguments.compared_with}:", *map(str, different)]))
-        print(f"{len(rows)} rows have the same scores as in {arguments.compared_with}.")
+    if arguments.tables_only and (arguments.compared_with or not arguments.output_file):
+        parser.error("--tables_only makes no row; it takes an --output_file that is there, and no --compared_with.")
+    if not arguments.tables_only and not arguments.work_dir:
+        parser.error("name a --work_dir; what is made there is kept, and the study goes on with it.")
+    arguments.work_dir = arguments.work_dir and arguments.work_dir.absolute()
+    arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
+    digests = {name: digest(protocol.of(task)) for name, task in TASKS.items()}
     path = arguments.output_file or arguments.work_dir / "study.json"
-    if path.exists():
-        rows = join(path, rows, {name: digest(protocol.of(task)) for name, task in TASKS.items()})
-    said = {**read(folder_of(path)), **said}
-    if missing := [key_of(row) for row in rows if key_of(row) not in said]:
-        raise SystemExit(f"{folder_of(path)} does not hold what {missing[0]} said; make that row again.")
+    before = published(path, digests) if arguments.tables_only or path.exists() else []
+    said = read(folder_of(path))
+    check(before, said)
+    rows = [] if arguments.tables_only else make_and_compare(protocol, digests, arguments)
+    rows = sorted(join(before, rows, replace=arguments.replace), key=key_of)
+    said |= {key_of(row): said_of(row, arguments.work_dir, protocol) for row in rows if "cases" in row}
     write(folder_of(path), {key_of(row): said[key_of(row)] for row in rows})
-    rows.sort(key=key_of)
-    slim = [{name: value for name, value in row.items() if name not in ("machine", "cases")} for row in rows]
     summary = summarise(rows, read(folder_of(path)), protocol)
     show(summary)
     draw(summary, path.with_suffix(".png"))
+    slim = [{name: value for name, value in row.items() if name != "cases"} for row in rows]
     found = {"protocol": asdict(protocol), "summary": summary, "rows": slim}
     if arguments.tables_only:
-        page = {**json.loads(path.read_text(encoding="utf-8")), "results": found}
-        path.write_text(json.dumps(page, indent=2) + "\n", encoding="utf-8")
+        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "results": found})
     else:
         save(arguments, started_on, found)
+
+
+def make_and_compare(protocol: Protocol, digests: Mapping[str, str], arguments: argparse.Namespace) -> list[Row]:
+    keys, other = asked_for(protocol, arguments), arguments.compared_with
+    reference = published(other, digests) if other else []
+    if other and (missing := [key for key in keys if key not in map(key_of, reference)]):
+        raise SystemExit(f"{other} has no row {missing[0]}; name rows that it has.")
+    rows = make(protocol, keys, arguments)
+    if found := differing(rows, reference):
+        raise SystemExit("\n".join([f"These rows are not as in {other}:", *found]))
+    if other:
+        print(f"{len(rows)} rows have the same scores as in {other}.")
+    return rows
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from commands import bundle, run
-from measuring import machine, parser_of, report, save
+from measuring import machine, parser_of, report, save, write_json
 from protocol import SIZES, Arm, Protocol
 from rows import digest
 from ways import Seed
@@ -76,7 +76,7 @@ def make_row(protocol: Protocol, seed: Seed, name: str) -> dict[str, Any]:
         "variant": name, "seed": seed.seed, "changed": VARIANTS[name], "scores": scores,
         "server_cpu_seconds": cost.cpu_seconds, "protocol_sha256": digest(protocol), "machine": machine(),
     }  # fmt: skip
-    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_json(path, row, indent=1)
     return row
 
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from measuring import write_json
+
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
 Command = list[str]
@@ -41,7 +43,7 @@ def once(place: Path, work: Callable[[Path], Cost]) -> Cost:
     if not done.exists():
         place.mkdir(parents=True, exist_ok=True)
         cost = work(place)
-        done.write_text(json.dumps(asdict(cost)), encoding="utf-8")
+        write_json(done, asdict(cost))
     return Cost(**json.loads(done.read_text(encoding="utf-8")))
 
 

@@ -26,7 +26,7 @@ sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from commands import Command, Cost, bundle, once, ours, run
 from federated import BUNDLE, CLASSES, MODES, add_sizes, read, write_sites
-from measuring import machine, parser_of, report, save
+from measuring import machine, parser_of, report, save, write_json
 
 TRANSPORTS = ("fp32", "bf16", "int8")
 WITH_PAIRS = ("flap", "lora", "lora_decoder")  # of LoRA; only they can be averaged as products
@@ -85,7 +85,7 @@ def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
         "cpu_seconds": cost.cpu_seconds, "peak_mb": cost.peak_mb,
         **({} if way.strategy == "alone" else {"bytes": read(place)["bytes"], "rounds": arguments.rounds}),
     }  # fmt: skip
-    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_json(path, row, indent=1)
     return row
 
 
@@ -103,7 +103,7 @@ def prepare(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
         same_as_before(path, json.loads(path.read_text(encoding="utf-8")), cohort)
         return
     write_sites(folder, argparse.Namespace(**cohort, seed=seed))
-    path.write_text(json.dumps(cohort), encoding="utf-8")
+    write_json(path, cohort)
 
 
 def train(way: Way, seed: int, folder: Path, place: Path, arguments: argparse.Namespace) -> tuple[Path, Cost]:

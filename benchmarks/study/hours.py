@@ -51,10 +51,9 @@ def images_seen(protocol: Protocol, arm: Arm, fraction: float, images: Mapping[s
 
 
 def images_pretrained(protocol: Protocol, arm: Arm, images: Mapping[str, int]) -> float:
-    """By the pretraining of one body; or of each learner's own, in as many steps as one of all hospitals takes."""
-    own = len(protocol.hospitals) * sum(images[site] for site in protocol.learners)
-    seen = own if arm.backbone == "own" else sum(images[site] for site in protocol.hospitals)
-    return float(protocol.pretraining["max_epochs"] * seen)
+    """By the pretraining of one body; each learner's own takes as many steps as one of all hospitals."""
+    bodies = len(protocol.learners) if arm.backbone == "home" else 1
+    return float(bodies * protocol.pretraining["max_epochs"] * sum(images.values()))
 
 
 def operations(

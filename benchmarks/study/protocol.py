@@ -14,7 +14,7 @@ class Arm:
     """One way to come to a model.
 
     learning: who fine-tunes: each hospital `alone`, all by `fedavg`, or one place that has all data, `pooled`.
-    backbone: how the body is pretrained: `None`, `central` on pooled images, `own` on those of each hospital alone, or
+    backbone: how the body is pretrained: `None`, `central` on pooled images, `home` on those of each hospital alone, or
         on exports with these settings.
     export, pretraining: settings of the two, beside the protocol's.
     num_hospitals: how many pretrain together; all where nothing is said.
@@ -31,7 +31,7 @@ class Arm:
     @property
     def sees_images(self) -> bool:
         """Whether the body is pretrained on images, not on exports."""
-        return self.backbone in ("central", "own")
+        return self.backbone in ("central", "home")
 
     @property
     def exports(self) -> str:
@@ -46,7 +46,7 @@ ARMS = {
         Arm("fedavg", "federated averaging, from scratch", "fedavg"),
         Arm("pooled", "all data in one place, from scratch", "pooled"),
         Arm("central", "DINO on pooled images, then each hospital alone", backbone="central"),
-        Arm("own", "DINO on the hospital's own images, then alone", backbone="own"),
+        Arm("home", "each hospital alone, with DINO on its images", backbone="home"),
         Arm("msdino", "MS-DINO, then each hospital alone", backbone="msdino"),
         Arm(
             "msdino_codes", "MS-DINO with position codes, then each alone",

@@ -12,7 +12,7 @@ from typing import Any
 
 from cases import Cases, mean_of, read_cases
 from commands import BUNDLES, Cost
-from measuring import machine
+from measuring import machine, write_json
 from protocol import ARMS, TASKS, Arm, Protocol, Task
 from ways import Seed
 
@@ -40,7 +40,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
         "protocol_sha256": digest(protocol), "code_sha256": code_digest(arm, task),
         "machine": machine(),
     }  # fmt: skip
-    path.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    write_json(path, row, indent=1)
     return row
 
 
@@ -94,7 +94,7 @@ def cost(
     if arm.backbone:
         models, pretraining = seed.pretrain(arm, site)
         total["peak_mb"] = max(total["peak_mb"], pretraining.peak_mb)
-    if arm.backbone == "own":
+    if arm.backbone == "home":
         client += pretraining.cpu_seconds
     elif arm.backbone:
         server += pretraining.cpu_seconds

@@ -1,13 +1,15 @@
-"""What every model said of test images, kept beside the result file, so that anyone can compute the intervals anew.
+"""What models said of the test images that the tables look at, so that anyone can compute the intervals anew.
 
-One .npz for each task and share of labels. In it, for each seed and tested hospital: patients, truth, and the values of
-every model.
+Beside the result file, one .npz for each task and share of labels. In it, for each seed and tested hospital: which
+images are of one patient (numbers, no names), truth, and the values of every model.
 """
 
 from __future__ import annotations
 
+import zipfile
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,12 @@ Said = dict[Key, dict[str, Cases]]  # of a row: tested hospital -> cases
 
 def key_of(row: Mapping[str, Any]) -> Key:
     return (row["task"], row["fraction"], row["arm"], row["site"], row["seed"])
+
+
+def without_names(cases: Cases, site: str) -> Cases:
+    """Patients as their hospital and a number, in the order of their names."""
+    numbers = np.unique(cases.patients, return_inverse=True)[1]
+    return replace(cases, patients=np.array([f"{site}/{number:06d}" for number in numbers]))
 
 
 def folder_of(output_file: Path) -> Path:
@@ -50,12 +58,27 @@ def write(folder: Path, said: Said) -> None:
         part.replace(folder / name)
 
 
+def check(rows: Iterable[Mapping[str, Any]], said: Said) -> None:
+    """Every row is there, and has the scores that follow."""
+    for row in rows:
+        tested = said.get(key_of(row), {})
+        for where, cases in tested.items():
+            of_row = [row["scores"][where][name] for name in cases.classes]
+            if not np.allclose(cases.scores(), np.array(of_row, float), atol=1e-6, equal_nan=True):
+                raise SystemExit(f"{key_of(row)}: its scores do not follow from what its model is kept to have said.")
+        if not tested:
+            raise SystemExit(f"{key_of(row)}: what its model said is not kept; make the row again.")
+
+
 def read(folder: Path) -> Said:
     said: Said = defaultdict(dict)
     for path in sorted(folder.glob("*.npz")):
         task, _, fraction = path.stem.rpartition("_")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        try:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise SystemExit(f"{path} is damaged ({error}); take it from the repository or a backup again.") from None
         for name, values in arrays.items():
             seed, *place = name.split("/")
             if len(place) != 3:  # classes, patients, truth

@@ -15,6 +15,13 @@ from rows import Row
 from said import Said, key_of
 
 WHERE = ("own", "unseen")
+AMONG_BASELINES = (
+    ("fedavg", "local"),
+    ("pooled", "local"),
+    ("home", "local"),
+    ("central", "local"),
+    ("central", "home"),
+)
 
 
 def summarise(rows: Sequence[Row], said: Said, protocol: Protocol) -> dict[str, Any]:
@@ -53,12 +60,12 @@ def _scores(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dic
 
 
 def _differences(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
-    baselines = ("local", "fedavg", "pooled", "central", "own")
+    baselines = ("local", "fedavg", "pooled", "home", "central")
     table = {(task, fraction, arm): part for task, fraction, arm, part in _groups(rows)}
     for (task, fraction, arm), ours in table.items():
         for other in baselines:
             theirs = table.get((task, fraction, other))
-            if theirs is None or arm == other or (arm in baselines and other != "local"):
+            if theirs is None or (arm in baselines and (arm, other) not in AMONG_BASELINES):
                 continue
             for where in WHERE:
                 pairs = list(_pairs(ours, theirs, where, protocol, said))

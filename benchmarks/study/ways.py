@@ -103,10 +103,9 @@ class Seed:
             self.prepare()
             configs.append("central")
             given |= {"dataset_dir": self.folder / "hospitals", "img_size": sizes.img_size}
-        if arm.backbone == "own":
-            name = f"own_{site}"
-            given["dataset_dir"] = self.folder / "alone" / str(site)
-            given["max_epochs"] = self._pretraining_epochs() * len(sizes.hospitals)  # as many steps as on all images
+        if arm.backbone == "home":
+            name = f"home_{site}"
+            given |= {"dataset_dir": self.folder / "alone" / str(site), **self._as_many_steps(str(site))}
             _link(given["dataset_dir"] / str(site), self.cohort / str(site))
         elif not arm.sees_images:
             given["dataset_dir"] = self.folder / "joined" / name
@@ -117,10 +116,16 @@ class Seed:
         command = bundle("cxr_msdino_pretraining", configs, output_dir=place, **given)
         return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
 
-    def _pretraining_epochs(self) -> int:
-        demonstration = BUNDLES / "cxr_msdino_pretraining" / "configs" / "demonstration.json"
-        usual = json.loads(demonstration.read_text(encoding="utf-8"))
-        return int({**usual, **self.protocol.pretraining}["max_epochs"])
+    def _as_many_steps(self, site: str) -> dict[str, int]:
+        """What pretraining counts in epochs, for a hospital's images alone instead of everybody's."""
+        usual: dict[str, Any] = {}
+        for config in ("train", "demonstration"):
+            path = BUNDLES / "cxr_msdino_pretraining" / "configs" / f"{config}.json"
+            usual |= json.loads(path.read_text(encoding="utf-8"))
+        usual |= self.protocol.pretraining
+        images = {hospital: len(self._datalist(hospital)["training"]) for hospital in self.protocol.hospitals}
+        longer = sum(images.values()) / images[site]
+        return {name: round(longer * usual[name]) for name in COUNTED_IN_EPOCHS}
 
     def learn(self, arm: Arm, task: Task, place: Path, site: str | None, fraction: float) -> tuple[Path, Cost]:
         """A model for a task from a share of the labels: one hospital's, or everybody's."""
@@ -159,6 +164,7 @@ class Seed:
         return place / "cases.csv"
 
 
+COUNTED_IN_EPOCHS = ("max_epochs", "warmup_epochs", "frozen_prototype_epochs")
 BUNDLE_OF = {task.bundle: Path(__file__).resolve().parents[2] / "bundles" / task.bundle for task in TASKS.values()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -177,33 +178,59 @@ def test_masks_have_lengths_of_their_own_that_change_no_other_row() -> None:
     assert SIZES["real"].of(lungs) == SIZES["real"].of(findings)
 
 
-def row_of(arm: str, seed: int = 1, score: float = 0.5) -> dict[str, Any]:
+def row_of(arm: str, seed: int = 1, score: float = 0.5, code: str = "c") -> dict[str, Any]:
     return {
         "task": "findings", "fraction": 0.1, "arm": arm, "site": "site_a", "seed": seed, "protocol_sha256": "p",
-        "scores": {"site_a": {"mean": score}},
+        "code_sha256": code, "scores": {"site_a": {"mean": score}},
     }  # fmt: skip
 
 
-def test_rows_of_earlier_sittings_stay_unless_they_are_made_again(tmp_path: Path) -> None:
+def test_rows_of_earlier_sittings_stay_and_are_not_replaced_silently() -> None:
     from earlier import join
 
+    before = [row_of("local"), row_of("fedavg")]
+    assert join(before, [row_of("msdino"), row_of("local", code="d")]) == [
+        row_of("fedavg"), row_of("msdino"), row_of("local", code="d"),
+    ]  # fmt: skip
+    with pytest.raises(SystemExit, match=r"--replace takes the new ones:\nfindings, 0\.1, local, site_a, 1$"):
+        join(before, [row_of("local", score=0.5000001)])
+    with pytest.raises(SystemExit, match=r"local, site_a, 1 \(made by other code\)"):
+        join(before, [row_of("local", score=0.7, code="d")])
+    assert join(before, [row_of("local", score=0.7)], replace=True) == [row_of("fedavg"), row_of("local", score=0.7)]
+
+
+def test_result_files_of_another_protocol_or_none_are_refused(tmp_path: Path) -> None:
+    from earlier import published
+
     path = tmp_path / "study.json"
-    path.write_text(json.dumps({"results": {"rows": [row_of("local"), row_of("fedavg")]}}))
-    both = join(path, [row_of("msdino"), row_of("local", score=0.7)], {"findings": "p"})
-    assert both == [row_of("fedavg"), row_of("msdino"), row_of("local", score=0.7)]
-    with pytest.raises(SystemExit, match="rows of another protocol"):
-        join(path, [], {"findings": "another"})
-
-
-def test_rows_made_again_are_held_against_published_ones(tmp_path: Path) -> None:
-    from earlier import differing
-
-    path = tmp_path / "study.json"
+    with pytest.raises(SystemExit, match="no result file"):
+        published(path, {"findings": "p"})
+    path.write_text("{")
+    with pytest.raises(SystemExit, match="no result file"):
+        published(path, {"findings": "p"})
     path.write_text(json.dumps({"results": {"rows": [row_of("local")]}}))
-    assert differing([row_of("local")], path) == []
-    assert differing([row_of("local", score=0.5000001)], path) == [("findings", 0.1, "local", "site_a", 1)]
-    with pytest.raises(SystemExit, match="no row"):
-        differing([row_of("local", seed=2)], path)
+    assert published(path, {"findings": "p"}) == [row_of("local")]
+    with pytest.raises(SystemExit, match="rows of another protocol; give the --size"):
+        published(path, {"findings": "another"})
+
+
+def test_scores_must_follow_from_what_is_kept(tmp_path: Path) -> None:
+    from said import check, read, without_names, write
+
+    cases = without_names(findings(0, 1.0), "site_a")
+    assert sorted(set(cases.patients))[:2] == ["site_a/000000", "site_a/000001"]
+    row = {**row_of("local"), "scores": {"site_a": dict(zip(cases.classes, cases.scores(), strict=True))}}
+    said = {("findings", 0.1, "local", "site_a", 1): {"site_a": cases}}
+    check([row], said)
+    with pytest.raises(SystemExit, match="do not follow"):
+        check([{**row, "scores": {"site_a": {"a": 0.5, "b": 0.5, "c": 0.5}}}], said)
+    with pytest.raises(SystemExit, match="is not kept"):
+        check([{**row, "seed": 2}], said)
+    write(tmp_path, said)
+    path = tmp_path / "findings_0.1.npz"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(SystemExit, match=r"findings_0\.1\.npz is damaged"):
+        read(tmp_path)
 
 
 def test_what_models_said_is_kept_and_read_again(tmp_path: Path) -> None:
@@ -240,16 +267,16 @@ def test_what_models_said_is_kept_and_read_again(tmp_path: Path) -> None:
 
 
 def test_published_scores_follow_from_what_the_models_said() -> None:
-    from earlier import rows_of
-    from said import folder_of, key_of, read
+    from earlier import published
+    from protocol import SIZES, TASKS
+    from rows import digest
+    from said import check, folder_of, key_of, read
 
     path = STUDY.parents[1] / "docs" / "benchmarks" / "study.json"
-    rows, said = rows_of(path), read(folder_of(path))
+    rows = published(path, {name: digest(SIZES["study"].of(task)) for name, task in TASKS.items()})
+    said = read(folder_of(path))
+    check(rows, said)
     assert {key_of(row) for row in rows} == said.keys()
-    for row in rows:
-        for site, cases in said[key_of(row)].items():
-            published = [row["scores"][site][name] for name in cases.classes]
-            np.testing.assert_allclose(cases.scores(), np.array(published, float), atol=1e-6)
 
 
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
@@ -410,8 +437,8 @@ def test_hours_count_each_body_once_and_each_learner(tmp_path: Path) -> None:
     tuned = 30 * 0.1 * (100 + 150)
     assert operations(protocol, ["msdino", "msdino_fedavg"], [0.1], images, cost) == bodies + tuned
     assert ARMS["central"].backbone == "central"
-    own = 20 * 2 * 100 * 1e3  # on the learner's 100 images, for each of the two hospitals
-    assert operations(protocol, ["own"], [0.1], images, cost) == own + 30 * 0.1 * 100
+    at_home = 20 * 150 * 1e3  # the learner's own body, in as many steps as everybody's
+    assert operations(protocol, ["home"], [0.1], images, cost) == at_home + 30 * 0.1 * 100
     # Two operations a multiplication, three times the forward pass, and every weight of the blocks once a token.
     small = replace(Protocol(), img_size=32)
     weights = 4 * (4 * 128**2 + 2 * 128 * 512)
@@ -487,32 +514,40 @@ def test_who_pools_sends_the_images_that_have_labels(tmp_path: Path) -> None:
         (folder / "datalist.json").write_text(json.dumps(content))
     seed = Seed(SIZES["small"], tmp_path / "seed_1", 1, tmp_path / "given")
     for fraction, sent in ((1.0, 2000), (0.1, 200)):
-        found = cost(SIZES["small"], seed, ARMS["pooled"], fraction, tmp_path, Cost(cpu_seconds=8.0))
+        found = cost(SIZES["small"], seed, ARMS["pooled"], "all", fraction, tmp_path, Cost(cpu_seconds=8.0))
         assert found["wire_bytes"] == sent
         assert (found["server_cpu_seconds"], found["client_cpu_seconds"]) == (8.0, 0.0)
 
 
-def test_own_body_is_of_one_hospitals_images_in_as_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_made_at_home_is_of_its_images_in_as_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ways
     from commands import Cost
     from protocol import ARMS, SIZES
+    from rows import cost
 
     asked: list[list[str]] = []
-    monkeypatch.setattr(ways, "run", lambda command, _: asked.append(command) or Cost(cpu_seconds=1.0))
+    monkeypatch.setattr(ways, "run", lambda command, _: asked.append(command) or Cost(cpu_seconds=100.0, peak_mb=9.0))
     seed = ways.Seed(SIZES["study"], tmp_path / "seed_1", 1, given=tmp_path / "sites")
-    for site in ("site_a", "site_b", "site_c", "site_d"):
+    for site, count in {"site_a": 2, "site_b": 4, "site_c": 2, "site_d": 1}.items():
+        items = [{"image": f"{number}.png", "label": [0], "patient": str(number)} for number in range(count)]
         (tmp_path / "sites" / site).mkdir(parents=True)
-        (tmp_path / "sites" / site / "datalist.json").write_text('{"training": [], "validation": [], "test": []}')
-    models = {site: seed.pretrain(ARMS["own"], site)[0] for site in ("site_a", "site_b")}
-    assert len(set(models.values())) == len(asked) == 2
-    seed.pretrain(ARMS["own"], "site_a")  # made before
-    given = dict(zip(asked[0][:-1], asked[0][1:], strict=True))
-    assert [path.name for path in Path(given["--dataset_dir"]).iterdir()] == ["site_a"]
-    assert given["--max_epochs"] == "18"  # six for each of three hospitals
+        content = {"training": items, "validation": [], "test": []}
+        (tmp_path / "sites" / site / "datalist.json").write_text(json.dumps(content))
+    models = {site: seed.pretrain(ARMS["home"], site)[0] for site in ("site_a", "site_b")}
+    seed.pretrain(ARMS["home"], "site_a")  # made before
     seed.pretrain(ARMS["central"])
-    central = dict(zip(asked[2][:-1], asked[2][1:], strict=True))
+    assert len(set(models.values())) == 2
+    of_a, of_b, central = (dict(itertools.pairwise(command)) for command in asked)
+    assert [path.name for path in Path(of_a["--dataset_dir"]).iterdir()] == ["site_a"]
+    counted = ("--max_epochs", "--warmup_epochs", "--frozen_prototype_epochs")
+    assert [of_a[name] for name in counted] == ["24", "8", "4"]  # a quarter of the images
+    assert [of_b[name] for name in counted] == ["12", "4", "2"]
     assert sorted(path.name for path in Path(central["--dataset_dir"]).iterdir()) == ["site_a", "site_b", "site_c"]
-    assert "--max_epochs" not in central
+    assert central.keys().isdisjoint(counted)
+
+    found = cost(SIZES["study"], seed, ARMS["home"], "site_a", 0.1, tmp_path, Cost(cpu_seconds=50.0, peak_mb=5.0))
+    assert (found["wire_bytes"], found["tensor_bytes"], found["rounds"]) == (0, 0, 0)
+    assert (found["client_cpu_seconds"], found["server_cpu_seconds"], found["peak_mb"]) == (150.0, 0.0, 9.0)
 
 
 def test_export_of_several_shards_is_made_again(tmp_path: Path) -> None:

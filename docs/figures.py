@@ -16,25 +16,19 @@ import shutil
 import statistics
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(1, str(Path(__file__).resolve().parent))
+
+import blocks
+import figures_of_study as study
+from blocks import prose, results, table
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "benchmarks"
 _METADATA = "bundles/*/configs/metadata.json"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def results(name: str) -> dict[str, Any]:
-    """What a result file says."""
-    return dict(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")))
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines).replace("| --- ", "|---").replace("|--- |", "|---|")
 
 
 def with_interval(content: Mapping[str, Any], digits: int | None = 3) -> str:
@@ -44,11 +38,6 @@ def with_interval(content: Mapping[str, Any], digits: int | None = 3) -> str:
         return "undefined"
     texts = [f"{each:.{(0 if abs(value) >= 20 else 1) if digits is None else digits}f}" for each in (value, *ends)]
     return f"{texts[0]} ({texts[1]} to {texts[2]})"
-
-
-def prose(*sentences: str) -> str:
-    """Sentences as lines of a page."""
-    return textwrap.fill(" ".join(sentences), 118, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def minutes(seconds: float) -> str:
@@ -270,82 +259,6 @@ def frontier_block(name: str = "privacy_frontier") -> str:
     return table(header, rows)
 
 
-def study_block() -> str:
-    """What every arm of the study reached, and what it cost, as far as it has been made."""
-    summary = results("study")["results"]["summary"]
-    cells = ("task", "fraction", "arm")
-    costs = {tuple(entry[name] for name in cells): entry for entry in summary["costs"]}
-    rows = []
-    for entry in sorted(summary["scores"], key=lambda each: (each["task"], each["fraction"])):
-        cost = costs[tuple(entry[name] for name in cells)]
-        rows.append(
-            [
-                entry["task"],
-                f"{100 * entry['fraction']:g} %",
-                f"`{entry['arm']}`",
-                *(_with_ends(entry[where]) for where in ("own", "unseen")),
-                f"{cost['wire_bytes'] / 1e6:.1f}",
-                f"{cost['rounds']:.0f}",
-                f"{cost['client_cpu_seconds']:.0f}",
-                f"{cost['server_cpu_seconds']:.0f}",
-                f"{cost['peak_mb']:.0f}",
-            ]
-        )
-    header = ["task", "labels", "arm", "own hospital", "unseen hospital", "MB a hospital", "rounds"]
-    return table([*header, "its CPU seconds", "the coordinator's", "peak memory, MB"], rows)
-
-
-def study_classes_block(task: str) -> str:
-    """Each class for itself: means over seeds and learners, on the learners' own patients."""
-    page = results("study")["results"]
-    learners = page["protocol"]["learners"]
-    found: dict[tuple[float, str], dict[str, list[float]]] = {}
-    for row in page["rows"]:
-        if row["task"] == task:
-            of_arm = found.setdefault((row["fraction"], row["arm"]), {})
-            for site in learners if row["site"] == "all" else [row["site"]]:
-                for name, value in row["scores"][site].items():
-                    of_arm.setdefault(name, []).extend([] if value is None else [value])
-    classes = [name for name in next(iter(found.values())) if name != "mean"]
-    arms = list(dict.fromkeys(entry["arm"] for entry in page["summary"]["scores"]))
-    rows = [
-        [f"{100 * fraction:g} %", f"`{arm}`", *(_mean_or_dash(scores[name]) for name in classes)]
-        for (fraction, arm), scores in sorted(found.items(), key=lambda each: (each[0][0], arms.index(each[0][1])))
-    ]
-    return table(("labels", "arm", *(name.replace("_", " ") for name in classes)), rows)
-
-
-def _mean_or_dash(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.3f}" if values else "-"
-
-
-def study_differences_block() -> str:
-    """Paired differences to learning alone, without or with DINO at home, and to federated averaging."""
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for entry in results("study")["results"]["summary"]["differences"]:
-        if entry["other"] in ("local", "fedavg", "home"):
-            cell = tuple(entry[name] for name in ("task", "fraction", "arm", "other"))
-            found.setdefault(cell, {})[entry["where"]] = entry
-    rows = []
-    for (task, fraction, arm, other), both in sorted(
-        found.items(), key=lambda each: (not each[1]["own"]["primary"], *each[0][:2])
-    ):
-        own = both["own"]
-        verdict = ("**yes**" if own["low"] > 0 else "**no**") if own["primary"] else ""
-        seeds = [
-            cell
-            for entry in (own, both["unseen"])
-            for cell in (_with_ends(entry, "+"), f"{entry['above']} of {len(entry['values'])}")
-        ]
-        rows.append([task, f"{100 * fraction:g} %", f"`{arm}` - `{other}`", *seeds, verdict])
-    header = ["task", "labels", "difference", "own hospital", "seeds above 0", "unseen hospital", "seeds above 0"]
-    return table([*header, "primary: above 0"], rows)
-
-
-def _with_ends(found: Mapping[str, Any], sign: str = "") -> str:
-    return f"{found['mean']:{sign}.3f} ({found['low']:{sign}.3f} to {found['high']:{sign}.3f})"
-
-
 def candidates() -> list[dict[str, Any]]:
     """Settings an export's default may be chosen among: the strongest attack at 224 pixels, probes on three hospitals.
 
@@ -354,7 +267,7 @@ def candidates() -> list[dict[str, Any]]:
     """
     strong = results("privacy_frontier_strong")["results"]
     settings = {row["setting"]: row["settings"] for row in strong["rows"]}
-    pages = [results(path.stem) for path in sorted(RESULTS.glob("pretraining_value*.json"))]
+    pages = [results(path.stem) for path in sorted(blocks.RESULTS.glob("pretraining_value*.json"))]
     found = []
     for entry in strong["table"]:
         probed = [page["results"]["rows"] for page in pages if _exported_so(page, settings[entry["setting"]])]
@@ -407,37 +320,6 @@ def _exported_so(page: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """With the study's cohorts and sizes, and these defences."""
     exported = {**page["results"].get("export", {}), "num_views": page["settings"]["views"]}
     return bool(exported == dict(settings)) and page["settings"]["img_size"] == 128
-
-
-def break_even_block() -> str:
-    """Up to how many images an export moves fewer bytes than so many rounds."""
-    found = results("break_even")["results"]
-    rows = [
-        [
-            str(row["views"]),
-            row["dtype"],
-            f"{row['record_bytes']:,}",
-            *(f"{count:,}" for count in row["images"].values()),
-        ]
-        for row in found["rows"]
-    ]
-    rounds = [f"{count} round{'' if count == '1' else 's'}" for count in found["rows"][0]["images"]]
-    return table(("views", "numbers", "bytes an image", *rounds), rows)
-
-
-def hours_block() -> str:
-    """An estimate of what the study takes on real radiographs."""
-    page = results("hours")
-    images = " and ".join(f"{number:,} ({name})" for name, number in page["settings"]["images"])
-    said = prose(
-        f"For {images} training radiographs, ViT-S/16 at 224 pixels, one seed; a GPU that sustains "
-        f"{page['settings']['teraflops']:g} TFLOP/s:"
-    )
-    rows = [
-        [row["what"], f"{row['operations'] / 1e15:,.0f}", f"{row['gpu_hours']:.1f}", f"{row['cpu_days']:.0f}"]
-        for row in page["results"]["rows"]
-    ]
-    return f"{said}\n\n{table(('what', 'PFLOP', 'GPU hours', 'days on the measured two CPU cores'), rows)}"
 
 
 def ceiling_block() -> str:
@@ -493,12 +375,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "federation": federation_block,
     "audit": audit_block,
     "choice": choice_block,
-    "break_even": break_even_block,
+    "break_even": study.break_even_block,
     "ceiling": ceiling_block,
-    "hours": hours_block,
-    "study": study_block,
-    "study_findings": lambda: study_classes_block("findings"),
-    "study_differences": study_differences_block,
+    "hours": study.hours_block,
+    "study": study.study_block,
+    "study_findings": lambda: study.classes_block("findings"),
+    "study_differences": study.differences_block,
+    "study_words": study.words_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,
@@ -578,7 +461,7 @@ def take_demo(folder: Path, install_seconds: float | None, note: str = "") -> No
         "audit": json.loads((folder / "audit" / "audit.json").read_text(encoding="utf-8"))["verdict"],
         "results": {path.parents[1].name: scores_in(path) for path in sorted(folder.glob(_METADATA))},
     }
-    (RESULTS / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (blocks.RESULTS / "demo.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def take_picture(page: Path) -> None:

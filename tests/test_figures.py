@@ -76,7 +76,7 @@ def test_every_figure_that_can_be_made_is_on_a_page(figures: ModuleType) -> None
 def test_finished_demo_becomes_a_result_file(
     figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(figures, "RESULTS", tmp_path)
+    monkeypatch.setattr(figures.blocks, "RESULTS", tmp_path)
     finished = {"date": "2000-01-01", "machine": {"hardware": "an abacus"}, "size": {"patients": 1}}
     finished |= {"stages": {"One": 60.04, "Two": 120.0}}
     (tmp_path / "finished.json").write_text(json.dumps(finished))

@@ -16,11 +16,8 @@ from said import Said, key_of
 
 WHERE = ("own", "unseen")
 AMONG_BASELINES = (
-    ("fedavg", "local"),
-    ("pooled", "local"),
-    ("home", "local"),
-    ("central", "local"),
-    ("central", "home"),
+    *((arm, "local") for arm in ("fedavg", "pooled", "home", "central")),
+    *(("central", other) for other in ("fedavg", "home")),
 )
 
 

@@ -1,0 +1,155 @@
+"""The figures of the study's pages."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from blocks import prose, results, table, with_ends
+
+
+def study_block() -> str:
+    """What every arm of the study reached, and what it cost, as far as it has been made."""
+    summary = results("study")["results"]["summary"]
+    cells = ("task", "fraction", "arm")
+    costs = {tuple(entry[name] for name in cells): entry for entry in summary["costs"]}
+    rows = []
+    for entry in sorted(summary["scores"], key=lambda each: (each["task"], each["fraction"])):
+        cost = costs[tuple(entry[name] for name in cells)]
+        rows.append(
+            [
+                entry["task"],
+                f"{100 * entry['fraction']:g} %",
+                f"`{entry['arm']}`",
+                *(with_ends(entry[where]) for where in ("own", "unseen")),
+                f"{cost['wire_bytes'] / 1e6:.1f}",
+                f"{cost['rounds']:.0f}",
+                f"{cost['client_cpu_seconds']:.0f}",
+                f"{cost['server_cpu_seconds']:.0f}",
+                f"{cost['peak_mb']:.0f}",
+            ]
+        )
+    header = ["task", "labels", "arm", "own hospital", "unseen hospital", "MB a hospital", "rounds"]
+    return table([*header, "its CPU seconds", "the coordinator's", "peak memory, MB"], rows)
+
+
+def class_means(task: str) -> dict[tuple[float, str], dict[str, float | None]]:
+    """Of each share of labels and arm: each class's mean over seeds and learners, on the learners' own patients."""
+    page = results("study")["results"]
+    learners = page["protocol"]["learners"]
+    found: dict[tuple[float, str], dict[str, list[float]]] = {}
+    for row in page["rows"]:
+        if row["task"] == task:
+            of_arm = found.setdefault((row["fraction"], row["arm"]), {})
+            for site in learners if row["site"] == "all" else [row["site"]]:
+                for name, value in row["scores"][site].items():
+                    of_arm.setdefault(name, []).extend([] if value is None else [value])
+    arms = list(dict.fromkeys(entry["arm"] for entry in page["summary"]["scores"]))
+    return {
+        cell: {name: statistics.mean(values) if values else None for name, values in found[cell].items()}
+        for cell in sorted(found, key=lambda each: (each[0], arms.index(each[1])))
+    }
+
+
+def classes_block(task: str) -> str:
+    """Each class for itself."""
+    means = class_means(task)
+    classes = [name for name in next(iter(means.values())) if name != "mean"]
+    rows = [
+        [f"{100 * fraction:g} %", f"`{arm}`", *(_or_dash(scores[name]) for name in classes)]
+        for (fraction, arm), scores in means.items()
+    ]
+    return table(("labels", "arm", *(name.replace("_", " ") for name in classes)), rows)
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def differences_block() -> str:
+    """Paired differences to learning alone, without or with DINO at home, and to federated averaging."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for entry in results("study")["results"]["summary"]["differences"]:
+        if entry["other"] in ("local", "fedavg", "home"):
+            cell = tuple(entry[name] for name in ("task", "fraction", "arm", "other"))
+            found.setdefault(cell, {})[entry["where"]] = entry
+    rows = []
+    for (task, fraction, arm, other), both in sorted(
+        found.items(), key=lambda each: (not each[1]["own"]["primary"], *each[0][:2])
+    ):
+        own = both["own"]
+        verdict = ("**yes**" if own["low"] > 0 else "**no**") if own["primary"] else ""
+        seeds = [
+            cell
+            for entry in (own, both["unseen"])
+            for cell in (with_ends(entry, "+"), f"{entry['above']} of {len(entry['values'])}")
+        ]
+        rows.append([task, f"{100 * fraction:g} %", f"`{arm}` - `{other}`", *seeds, verdict])
+    header = ["task", "labels", "difference", "own hospital", "seeds above 0", "unseen hospital", "seeds above 0"]
+    return table([*header, "primary: above 0"], rows)
+
+
+def words_block() -> str:
+    """What few labels show beside the primary comparisons, own hospital."""
+    differences = results("study")["results"]["summary"]["differences"]
+    few = {
+        (entry["arm"], entry["other"]): with_ends(entry, "+")
+        for entry in differences
+        if (entry["task"], entry["fraction"], entry["where"]) == ("findings", 0.1, "own")
+    }
+    means = class_means("findings")
+
+    def each(finding: str) -> str:
+        arms = ("local", "msdino", "msdino_codes", "central")
+        return ", ".join(f"`{arm}` {means[0.1, arm][finding]:.2f}" for arm in arms)
+
+    return _items(
+        "**The yardstick can see a gain, and leaves little room.** DINO on pooled images, the upper bound, gains "
+        f"{few['central', 'local']} over learning alone. Over federated averaging it gains {few['central', 'fedavg']}; "
+        "with the correction of the primary comparisons it would hardly pass itself.",
+        f"**MS-DINO gets about a third of that**, {few['msdino', 'local']}, and is behind the upper bound: "
+        f"{few['msdino', 'central']}.",
+        "**Places are what shuffling costs most.** With position codes in the tokens, which would undo the shuffle, "
+        f"the gain over learning alone is {few['msdino_codes', 'local']}; shuffled, but without margin, noise and fewer "
+        f"dimensions, {few['msdino_open', 'local']}.",
+        "Federated averaging from MS-DINO's body is not shown to be better than from scratch: "
+        f"{few['msdino_fedavg', 'fedavg']}.",
+        f"**It is nearly all cardiomegaly** ({each('cardiomegaly')}). Pneumothorax gets worse "
+        f"({each('pneumothorax')}), and bilateral opacities and nodules stay near chance whatever is done.",
+        "**On the unseen hospital** no body pretrained without labels is shown to help, images in one place included.",
+    )
+
+
+def _items(*texts: str) -> str:
+    return "".join("- " + prose(text).rstrip("\n").replace("\n", "\n  ") + "\n" for text in texts)
+
+
+def break_even_block() -> str:
+    """Up to how many images an export moves fewer bytes than so many rounds."""
+    found = results("break_even")["results"]
+    rows = [
+        [
+            str(row["views"]),
+            row["dtype"],
+            f"{row['record_bytes']:,}",
+            *(f"{count:,}" for count in row["images"].values()),
+        ]
+        for row in found["rows"]
+    ]
+    rounds = [f"{count} round{'' if count == '1' else 's'}" for count in found["rows"][0]["images"]]
+    return table(("views", "numbers", "bytes an image", *rounds), rows)
+
+
+def hours_block() -> str:
+    """An estimate of what the study takes on real radiographs."""
+    page = results("hours")
+    images = " and ".join(f"{number:,} ({name})" for name, number in page["settings"]["images"])
+    said = prose(
+        f"For {images} training radiographs, ViT-S/16 at 224 pixels, one seed; a GPU that sustains "
+        f"{page['settings']['teraflops']:g} TFLOP/s:"
+    )
+    rows = [
+        [row["what"], f"{row['operations'] / 1e15:,.0f}", f"{row['gpu_hours']:.1f}", f"{row['cpu_days']:.0f}"]
+        for row in page["results"]["rows"]
+    ]
+    return f"{said}\n\n{table(('what', 'PFLOP', 'GPU hours', 'days on the measured two CPU cores'), rows)}"

@@ -110,8 +110,8 @@ def words_block() -> str:
         f"**MS-DINO gets about a third of that**, {few['msdino', 'local']}, and is behind the upper bound: "
         f"{few['msdino', 'central']}.",
         "**Places are what shuffling costs most.** With position codes in the tokens, which would undo the shuffle, "
-        f"the gain over learning alone is {few['msdino_codes', 'local']}; shuffled, but without margin, noise and fewer "
-        f"dimensions, {few['msdino_open', 'local']}.",
+        f"the gain over learning alone is {few['msdino_codes', 'local']}; shuffled, but without margin, noise and "
+        f"fewer dimensions, {few['msdino_open', 'local']}.",
         "Federated averaging from MS-DINO's body is not shown to be better than from scratch: "
         f"{few['msdino_fedavg', 'fedavg']}.",
         f"**It is nearly all cardiomegaly** ({each('cardiomegaly')}). Pneumothorax gets worse "

@@ -101,7 +101,7 @@ def protocol_of(arguments: argparse.Namespace) -> Protocol:
     return replace(SIZES[arguments.size], **changed)
 
 
-def main() -> None:
+def arguments_of() -> argparse.Namespace:
     parser = parser_of(__doc__)
     parser.add_argument("--work_dir", type=Path, help="where cohorts, bodies, models and rows lie; kept")
     parser.add_argument("--size", choices=list(SIZES), default="study")
@@ -121,15 +121,21 @@ def main() -> None:
     parser.add_argument("--compared_with", type=Path, help="a result file; status 1 if a row has other scores there")
     parser.add_argument("--replace", action="store_true", help="rows that have other scores in the output file")
     arguments = parser.parse_args()
-    started_on, protocol = machine(), protocol_of(arguments)
-    if unknown := set(arguments.fractions or ()) - protocol.epochs.keys():
-        parser.error(f"--fractions takes {', '.join(map(str, protocol.epochs))}, got {min(unknown)}.")
+    known = SIZES[arguments.size].epochs
+    if unknown := set(arguments.fractions or ()) - known.keys():
+        parser.error(f"--fractions takes {', '.join(map(str, known))}, got {min(unknown)}.")
     if arguments.tables_only and (arguments.compared_with or not arguments.output_file):
         parser.error("--tables_only makes no row; it takes an --output_file that is there, and no --compared_with.")
     if not arguments.tables_only and not arguments.work_dir:
         parser.error("name a --work_dir; what is made there is kept, and the study goes on with it.")
     arguments.work_dir = arguments.work_dir and arguments.work_dir.absolute()
     arguments.sites_dir = arguments.sites_dir and arguments.sites_dir.absolute()
+    return arguments
+
+
+def main() -> None:
+    arguments = arguments_of()
+    started_on, protocol = machine(), protocol_of(arguments)
     digests = {name: digest(protocol.of(task)) for name, task in TASKS.items()}
     path = arguments.output_file or arguments.work_dir / "study.json"
     before = published(path, digests) if arguments.tables_only or path.exists() else []
@@ -151,6 +157,7 @@ def main() -> None:
 
 
 def make_and_compare(protocol: Protocol, digests: Mapping[str, str], arguments: argparse.Namespace) -> list[Row]:
+    """The rows that are asked for; what can be refused is refused before they are made."""
     keys, other = asked_for(protocol, arguments), arguments.compared_with
     reference = published(other, digests) if other else []
     if other and (missing := [key for key in keys if key not in map(key_of, reference)]):

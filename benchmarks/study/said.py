@@ -54,7 +54,7 @@ def write(folder: Path, said: Said) -> None:
     for name, arrays in files.items():
         part = folder / f"{name}.part"
         with part.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
         part.replace(folder / name)
 
 

@@ -31,16 +31,27 @@ def _against_bytes(axes: Any, summary: Mapping[str, Any], task: str) -> None:
     fractions = sorted({entry["fraction"] for entry in summary["scores"] if entry["task"] == task})
     few = FEW if FEW in fractions else fractions[0]
     moved = {entry["arm"]: entry["wire_bytes"] for entry in _of(summary["costs"], task, few)}
+    beside = side_by_side(moved)
     for entry in _of(summary["scores"], task, few):
-        place, found = max(moved[entry["arm"]], NOTHING), entry["own"]
+        found = entry["own"]
         errors = [[found["mean"] - found["low"]], [found["high"] - found["mean"]]]
-        axes.errorbar(place, found["mean"], yerr=errors, fmt="o", color=_colour(entry["arm"]), capsize=3)
-        axes.annotate(ARMS[entry["arm"]].title, (place, found["mean"]), (6, 4), textcoords="offset points", fontsize=7)
+        title, colour = ARMS[entry["arm"]].title, _colour(entry["arm"])
+        axes.errorbar(beside[entry["arm"]], found["mean"], yerr=errors, fmt="o", color=colour, capsize=3, label=title)
     axes.set_xscale("log")
-    axes.margins(x=0.4)  # room for names
+    axes.margins(x=0.1)
     axes.set_xlabel("bytes that leave and reach a hospital (leftmost: none)")
     axes.set_ylabel(f"{TASKS[task].metric}, own test patients, 95 %")
     axes.set_title(f"{task}: {100 * few:g} % of the labels, SYNTHETIC", fontsize=10)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
+
+
+def side_by_side(moved: Mapping[str, float], apart: float = 1.25) -> dict[str, float]:
+    """Where each arm stands on the axis of bytes: no two nearer than a factor `apart`; intervals must be read."""
+    places: dict[str, float] = {}
+    last = 0.0
+    for arm in sorted(moved, key=lambda name: moved[name]):
+        last = places[arm] = max(moved[arm], NOTHING, last * apart)
+    return places
 
 
 def _against_labels(axes: Any, summary: Mapping[str, Any], task: str) -> None:
@@ -55,7 +66,7 @@ def _against_labels(axes: Any, summary: Mapping[str, Any], task: str) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("share of a hospital's labels")
     axes.set_ylabel(f"{TASKS[task].metric}, own test patients")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
 
 
 def _of(entries: Any, task: str, fraction: float) -> list[dict[str, Any]]:

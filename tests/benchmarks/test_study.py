@@ -279,6 +279,13 @@ def test_published_scores_follow_from_what_the_models_said() -> None:
     assert {key_of(row) for row in rows} == said.keys()
 
 
+def test_arms_that_move_about_as_much_stand_side_by_side() -> None:
+    from plot import NOTHING, side_by_side
+
+    places = side_by_side({"c": 1e8, "none": 0, "nothing": 0, "b": 1e6, "a": 1e6})
+    assert places == {"none": NOTHING, "nothing": 1.25 * NOTHING, "b": 1e6, "a": 1.25e6, "c": 1e8}
+
+
 def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     words = [sys.executable, str(STUDY), "--work_dir", "work", "--size", "small", "--workers", "1"]
     words += ["--arms", "local", "--tasks", "findings", "--output_file", "study.json"]

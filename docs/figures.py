@@ -382,6 +382,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study_findings": lambda: study.classes_block("findings"),
     "study_differences": study.differences_block,
     "study_words": study.words_block,
+    "verdict": study.verdict_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),
     "bounds": bounds_block,

@@ -135,7 +135,8 @@ def words_block() -> str:
         f"{few['msdino', 'central']}.",
         "**DINO at home gains as much as the upper bound, without any sharing**: on the images of each hospital alone, "
         f"in as many steps, {few['home', 'local']} over learning alone; all images in one place add "
-        f"{few['central', 'home']}. A hospital with some hundred unlabelled images should try that first: `central.json` on its own folder.",
+        f"{few['central', 'home']}. A hospital with some hundred unlabelled images "
+        "should try that first: `central.json` on its own folder.",
         "**Places are what shuffling costs most.** With position codes in the tokens, which would undo the shuffle, "
         f"the gain over learning alone is {few['msdino_codes', 'local']}; shuffled, but without margin, noise and "
         f"fewer dimensions, {few['msdino_open', 'local']}.",

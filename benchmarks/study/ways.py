@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -89,7 +90,14 @@ class Seed:
             **{"img_size": sizes.img_size, "num_views": sizes.views, **arm.export},
         )  # fmt: skip
         number = 100 * self.seed + sizes.hospitals.index(site)
-        return export, self.make(place, lambda made: run(seeded(command, number), made / "log.txt"))
+
+        def from_the_start(made: Path) -> Cost:
+            """An export that goes on after a kill draws other numbers than one that was never killed."""
+            for begun in (export, made / "state"):
+                shutil.rmtree(begun, ignore_errors=True)
+            return run(seeded(command, number), made / "log.txt")
+
+        return export, self.make(place, from_the_start)
 
     def _write_keys(self, place: Path) -> Cost:
         return run(ours("keygen", output_dir=place, kind="coordinator"), place / "log.txt")

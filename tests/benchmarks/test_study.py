@@ -579,3 +579,14 @@ def test_export_of_several_shards_is_made_again(tmp_path: Path) -> None:
     assert len(names) > 2
     assert again[0] == names
     assert np.array_equal(again[1], tokens)
+
+    # Killed after its first shard: what goes on would draw other numbers, so it begins anew.
+    begun = tmp_path / "again"
+    (begun / "exporting" / "cut" / "site_a" / "cost.json").unlink()
+    export = begun / "exports" / "cut" / "site_a"
+    (export / "manifest.json").unlink()
+    for shard in sorted((export / "shards").iterdir())[1:]:
+        shard.unlink()
+    killed = read("again")
+    assert killed[0] == names
+    assert np.array_equal(killed[1], tokens)

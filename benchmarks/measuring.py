@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from msdino_monai.vault.atomic import write_file
+
 PACKAGES = ("torch", "numpy", "pydicom", "monai", "pillow")
 
 
@@ -102,6 +104,4 @@ def save(arguments: argparse.Namespace, started_on: Mapping[str, Any], results: 
 
 def write_json(path: Path, content: object, indent: int = 2) -> None:
     """The file is there whole or not at all, whenever this is killed."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(content, indent=indent) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_file(path, (json.dumps(content, indent=indent) + "\n").encode())

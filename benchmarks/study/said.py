@@ -6,6 +6,7 @@ images are of one patient (numbers, no names), truth, and the values of every mo
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from cases import Cases
+
+from msdino_monai.vault.atomic import write_file
 
 Key = tuple[str, float, str, str, int]  # task, share of labels, arm, who learnt, seed
 Said = dict[Key, dict[str, Cases]]  # of a row: tested hospital -> cases
@@ -52,10 +55,9 @@ def write(folder: Path, said: Said) -> None:
             arrays["classes"] = np.array(cases.classes)
     folder.mkdir(parents=True, exist_ok=True)
     for name, arrays in files.items():
-        part = folder / f"{name}.part"
-        with part.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        part.replace(folder / name)
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **arrays)
+        write_file(folder / name, packed.getvalue())
 
 
 def check(rows: Iterable[Mapping[str, Any]], said: Said) -> None:

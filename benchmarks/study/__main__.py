@@ -21,22 +21,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 from cases import Cases, read_cases
+from commands import work_through
 from earlier import differing, join, published
 from measuring import machine, parser_of, save, write_json
 from plot import draw
 from protocol import ARMS, SIZES, TASKS, Protocol
 from rows import Row, digest, make_row, name_of
 from said import Key, check, folder_of, key_of, read, without_names, write
-from table import WHERE, show, summarise, tested
+from table import show, summarise
 from ways import Seed, places
 
 
@@ -51,33 +51,19 @@ def asked_for(protocol: Protocol, arguments: argparse.Namespace) -> list[Key]:
 
 
 def make(protocol: Protocol, keys: Sequence[Key], arguments: argparse.Namespace) -> list[Row]:
-    """These rows; one that fails does not keep the others from being made."""
-    work, rows, failed, started = arguments.work_dir, [], [], time.monotonic()
+    """These rows, those that were made before among them."""
+    work, jobs = arguments.work_dir, {}
     seeds = {number: Seed(protocol, work / f"seed_{number}", number, arguments.sites_dir) for *_, number in keys}
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        asked = {}
-        for task, fraction, arm, site, number in keys:
-            row = pool.submit(make_row, protocol, work, seeds[number], (arm, task, fraction, site))
-            asked[row] = f"{name_of((arm, task, fraction, site))}, seed {number}"
-        for done, future in enumerate(as_completed(asked), start=1):
-            error = future.exception()
-            if error is None:
-                rows.append(future.result())
-            else:
-                failed.append(f"{asked[future]}: {error}")
-            minutes = (time.monotonic() - started) / 60
-            print(f"{done} of {len(asked)} rows, {minutes:.0f} min: {asked[future]}", flush=True)
-    if failed:
-        raise SystemExit("\n".join(["These rows failed; run again to repeat them.", *failed]))
-    return rows
+    for task, fraction, arm, site, number in keys:
+        key = (arm, task, fraction, site)
+        jobs[f"{name_of(key)}, seed {number}"] = partial(make_row, protocol, work, seeds[number], key)
+    return work_through(jobs, arguments.workers)
 
 
 def said_of(row: Row, work: Path, protocol: Protocol) -> dict[str, Cases]:
     """What a row's model said of the hospitals that its tables look at."""
-    sites = {site for where in WHERE for _, site in tested(row, where, protocol)}
-    return {
-        site: without_names(cases, site) for site, cases in read_cases(work / row["cases"]).items() if site in sites
-    }
+    found = read_cases(work / row["cases"])
+    return {site: without_names(found[site], site) for site in protocol.tested_on(row["site"])}
 
 
 def names(known: Sequence[str] | None = None) -> Callable[[str], tuple[str, ...]]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from commands import bundle, run
+from commands import bundle, run, work_through
 from measuring import machine, parser_of, report, save, write_json
 from protocol import SIZES, Arm, Protocol
 from rows import digest
@@ -30,6 +30,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "2 views": {"export": {"num_views": 2}},
     "4 views": {"export": {"num_views": 4}},
     "no augmentation": {"export": {"augment": "{'_target_': 'monai.transforms.Identity'}"}},
+    "twice the augmentation": {
+        "export": {
+            "augment#transforms#0#rotate_range": 0.2,
+            "augment#transforms#0#translate_range": "$[0.1 * @img_size] * 2",
+            "augment#transforms#0#scale_range": [0.3, 0.3],
+            "augment#transforms#1#gamma": [0.4, 1.8],
+        }
+    },
     "larger subsets (75 %, 40 %)": {"pretraining": {"global_share": 0.75, "local_share": 0.4}},
     "more subsets (4 small ones)": {"pretraining": {"num_local": 4}},
     "position codes 0.5": {"export": {"position_scale": 0.5}},
@@ -111,9 +119,14 @@ def main() -> None:
     started_on, protocol = machine(), SIZES[arguments.size]
     work = arguments.work_dir.absolute()
     seeds = [Seed(protocol, work / f"seed_{number}", number) for number in arguments.seeds]
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        asked = [pool.submit(make_row, protocol, seed, name) for seed in seeds for name in arguments.variants]
-        rows = [each.result() for each in asked]
+    rows = work_through(
+        {
+            f"{name}, seed {seed.seed}": partial(make_row, protocol, seed, name)
+            for seed in seeds
+            for name in arguments.variants
+        },
+        arguments.workers,
+    )
     table = summarise(rows)
     lines = [
         [entry["variant"], *(cell for probe in PROBES for cell in (entry[probe], np.mean(entry[f"{probe}_gaps"] or 0)))]

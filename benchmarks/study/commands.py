@@ -1,4 +1,4 @@
-"""Running what a user types, and what it costs."""
+"""Running what a user types, several at a time, and what it costs."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from measuring import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
 Command = list[str]
+Row = TypeVar("Row")
 FINE = (0, 3)  # finished; finished, and some files were set aside
 
 
@@ -45,6 +47,25 @@ def once(place: Path, work: Callable[[Path], Cost]) -> Cost:
         cost = work(place)
         write_json(done, asdict(cost))
     return Cost(**json.loads(done.read_text(encoding="utf-8")))
+
+
+def work_through(jobs: Mapping[str, Callable[[], Row]], workers: int) -> list[Row]:
+    """What each named job gives, in their order; one that fails does not keep the others from being done."""
+    started, failed = time.monotonic(), []
+    with ThreadPoolExecutor(workers) as pool:
+        asked = {pool.submit(job): name for name, job in jobs.items()}
+        try:
+            for done, future in enumerate(as_completed(asked), start=1):
+                if error := future.exception():
+                    failed.append(f"{asked[future]}: {error}")
+                minutes = (time.monotonic() - started) / 60
+                print(f"{done} of {len(asked)} rows, {minutes:.0f} min: {asked[future]}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # who interrupts does not wait for what has not begun
+            raise
+    if failed:
+        raise SystemExit("\n".join(["These rows failed; run again to repeat them.", *failed]))
+    return [future.result() for future in asked]
 
 
 def ours(verb: str, **settings: Any) -> Command:

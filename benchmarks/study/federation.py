@@ -16,15 +16,15 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from commands import Command, Cost, bundle, once, ours, run
+from commands import Command, Cost, bundle, once, ours, run, work_through
 from federated import BUNDLE, CLASSES, MODES, add_sizes, read, write_sites
 from measuring import machine, parser_of, report, save, write_json
 
@@ -219,22 +219,18 @@ def main() -> None:
     add_sizes(parser)
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
     arguments = parser.parse_args()
-    started_on, rows = machine(), []
+    started_on = machine()
     arguments.work_dir = arguments.work_dir.absolute()
     for seed in arguments.seeds:
         prepare(arguments.work_dir / f"seed_{seed}", seed, arguments)
-    with ThreadPoolExecutor(arguments.workers) as pool:
-        asked = {
-            pool.submit(make_row, way, seed, arguments): f"{way.name}, seed {seed}"
+    rows = work_through(
+        {
+            f"{way.name}, seed {seed}": partial(make_row, way, seed, arguments)
             for seed in arguments.seeds
             for way in ways(arguments)
-        }
-        for number, done in enumerate(as_completed(asked), start=1):
-            if done.exception():
-                pool.shutdown(wait=False, cancel_futures=True)  # rows that run end; no other one begins
-            done.result()
-            print(f"{number} of {len(asked)} rows: {asked[done]}", flush=True)
-        rows = [each.result() for each in asked]
+        },
+        arguments.workers,
+    )
     table = summarise(rows)
     show(table)
     save(arguments, started_on, {"table": table, "rows": rows})

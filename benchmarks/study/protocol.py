@@ -100,6 +100,14 @@ class Protocol:
         """As it is for this task."""
         return replace(self, masks={}, **(self.masks if task.metric == "Dice" else {}))
 
+    def learners_of(self, site: str) -> tuple[str, ...]:
+        """Those whom a model that `site` learnt stands for: a model of `all`, for every learner."""
+        return self.learners if site == "all" else (site,)
+
+    def tested_on(self, site: str) -> tuple[str, ...]:
+        """The hospitals whose test patients a model of `site` is tried on."""
+        return (*self.learners_of(site), self.unseen)
+
     @property
     def fractions(self) -> tuple[float, ...]:
         """Shares of labels."""

@@ -31,7 +31,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
             raise SystemExit(f"{path} was made by another protocol; give another --work_dir, or remove it.")
         return row
     model, learning = seed.learn(arm, task, place, None if site == "all" else site, fraction)
-    cases = seed.test(task, model, place / "test")
+    cases = seed.test(task, model, place / "test", protocol.tested_on(site))
     row = {
         "arm": arm.name, "task": key[1], "fraction": fraction, "site": site, "seed": seed.seed,
         "scores": scores(read_cases(cases)),

@@ -32,8 +32,7 @@ def summarise(rows: Sequence[Row], said: Said, protocol: Protocol) -> dict[str, 
 
 def tested(row: Row, where: str, protocol: Protocol) -> list[tuple[str, str]]:
     """Pairs of learner and tested hospital: a model of all stands for each learner."""
-    learners = protocol.learners if row["site"] == "all" else (row["site"],)
-    return [(learner, learner if where == "own" else protocol.unseen) for learner in learners]
+    return [(learner, learner if where == "own" else protocol.unseen) for learner in protocol.learners_of(row["site"])]
 
 
 def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, float, str, list[Row]]]:

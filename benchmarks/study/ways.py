@@ -42,10 +42,9 @@ class Seed:
 
     def _write_data(self, place: Path) -> Cost:
         sizes = self.protocol
-        sites = (*sizes.hospitals, sizes.unseen)
         drawn = ours(
-            "cohort", output_dir=self.cohort, sites=len(sites), patients_per_site=sizes.patients, seed=self.seed,
-            image_size=sizes.image_size,
+            "cohort", output_dir=self.cohort, sites=len(sizes.hospitals) + 1, patients_per_site=sizes.patients,
+            seed=self.seed, image_size=sizes.image_size,
         )  # fmt: skip
         cost = Cost() if self.given else run(drawn, place / "log.txt")
         for site in sizes.hospitals:
@@ -53,7 +52,6 @@ class Seed:
             _write(self.folder / "lists" / f"{site}.json", training)
             _link(self.folder / "hospitals" / site, self.cohort / site)
         _write(self.folder / "lists" / "pooled.json", self._joined(sizes.hospitals, ("training", "validation")))
-        _write(self.folder / "lists" / "test.json", self._joined(sites, ("test",)))
         return cost
 
     def _datalist(self, site: str) -> dict[str, Any]:
@@ -162,13 +160,19 @@ class Seed:
             model = place / "models" / "model.pt"
         return model, self.make(place, lambda made: run(command, made / "log.txt"))
 
-    def test(self, task: Task, model: Path, place: Path) -> Path:
-        """The model on every hospital's test images; returns the table of cases."""
+    def test(self, task: Task, model: Path, place: Path, sites: Iterable[str]) -> Path:
+        """The model on the test images of these hospitals; returns the table of cases."""
+        datalist = place / "datalist.json"
         command = bundle(
-            task.bundle, ["train", "evaluate"], dataset_dir=self.cohort, datalist=self.folder / "lists" / "test.json",
+            task.bundle, ["train", "evaluate"], dataset_dir=self.cohort, datalist=datalist,
             output_dir=place, model=model, num_workers=self.protocol.workers, bootstrap_repeats=10,
         )  # fmt: skip
-        self.make(place, lambda made: run(command, made / "log.txt"))
+
+        def on_their_images(made: Path) -> Cost:
+            _write(datalist, self._joined(sites, ("test",)))
+            return run(command, made / "log.txt")
+
+        self.make(place, on_their_images)
         return place / "cases.csv"
 
 

@@ -6,6 +6,8 @@ import itertools
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +299,7 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     (row,) = json.loads((tmp_path / "study.json").read_text())["results"]["rows"]
     assert (row["arm"], row["site"], row["fraction"], row["seed"]) == ("local", "site_a", 1.0, 1)
-    assert set(row["scores"]) == {"site_a", "site_b", "site_c"}
+    assert set(row["scores"]) == {"site_a", "site_c"}
     assert row["cost"]["wire_bytes"] == 0 < row["cost"]["client_cpu_seconds"]
     assert (tmp_path / "study.png").stat().st_size > 10_000
     written = tmp_path / "work" / "seed_1" / "models" / "findings_1_local_site_a" / "row.json"
@@ -318,6 +320,43 @@ def test_row_says_how_it_was_made_and_is_made_once(tmp_path: Path) -> None:
     assert refused.returncode == 1
     assert "another protocol" in refused.stderr
     assert run("--arms", "nobody").returncode == 2
+
+
+def test_a_row_that_fails_does_not_keep_others_from_being_made(capsys: pytest.CaptureFixture[str]) -> None:
+    from commands import work_through
+
+    made: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("status 1; see the end of log.txt")
+
+    jobs = {"one": lambda: made.append("one"), "two": fail, "three": lambda: made.append("three")}
+    with pytest.raises(SystemExit, match=r"run again to repeat them\.\ntwo: status 1; see the end of log\.txt$"):
+        work_through(jobs, 1)
+    assert made == ["one", "three"]
+    assert "3 of 3 rows, 0 min: three" in capsys.readouterr().out
+    assert work_through({str(number): lambda number=number: number for number in range(9)}, 3) == list(range(9))
+
+
+def test_who_interrupts_does_not_wait_for_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    import commands
+
+    begun = threading.Event()
+    made: list[str] = []
+
+    def interrupted(_: object) -> None:
+        begun.wait()
+        raise KeyboardInterrupt
+
+    def first() -> None:
+        begun.set()
+        time.sleep(0.2)
+        made.append("first")
+
+    monkeypatch.setattr(commands, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        commands.work_through({"first": first, "second": lambda: made.append("second")}, 1)
+    assert made == ["first"]
 
 
 def test_ablation_shares_exports_and_counts_hospitals(tmp_path: Path) -> None:
@@ -501,8 +540,34 @@ def test_joined_datalists_keep_hospitals_apart(tmp_path: Path) -> None:
         "lungs": "site_b/m.png",
     }
     assert "test" not in pooled  # nobody learns from what is tested on
-    tested = json.loads((tmp_path / "seed_1" / "lists" / "test.json").read_text())
-    assert [item["image"].split("/")[0] for item in tested["test"]] == ["site_a", "site_b", "site_c"]
+
+
+@pytest.mark.parametrize(
+    ("site", "expected"), [("site_a", ["site_a", "site_d"]), ("all", ["site_a", "site_b", "site_d"])]
+)
+def test_a_model_is_tested_where_it_learnt_and_where_nobody_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: str, expected: list[str]
+) -> None:
+    import ways
+    from commands import Cost
+    from protocol import TASKS, Protocol
+
+    for name in ("site_a", "site_b", "site_c", "site_d"):
+        (tmp_path / "given" / name).mkdir(parents=True)
+        content = {"classes": ["a"], "test": [{"image": "1.png", "label": [0], "patient": "7"}]}
+        (tmp_path / "given" / name / "datalist.json").write_text(json.dumps(content))
+    commands: list[list[str]] = []
+
+    def run(command: list[str], _: Path) -> Cost:
+        commands.append(command)
+        return Cost()
+
+    monkeypatch.setattr(ways, "run", run)
+    seed = ways.Seed(Protocol(), tmp_path / "seed_1", 1, tmp_path / "given")
+    seed.test(TASKS["lungs"], tmp_path / "model.pt", tmp_path / "test", Protocol().tested_on(site))
+    datalist = Path(commands[0][commands[0].index("--datalist") + 1])
+    tested = json.loads(datalist.read_text())["test"]
+    assert [item["image"].split("/")[0] for item in tested] == expected
 
 
 def test_who_pools_sends_the_images_that_have_labels(tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ def verdict_block() -> str:
     }
     return prose(
         "Pretraining is worth little on this small cohort. In the [study](docs/results.md#the-study), five seeds, mean "
-        f"AUC with 10 % of the labels: {own['msdino']} with MS-DINO, {own['local']} learning alone, {own['fedavg']} by federated averaging; {succeeds[sum(primary)]}. "
+        f"AUC with 10 % of the labels: {own['msdino']} with MS-DINO, {own['local']} learning "
+        f"alone, {own['fedavg']} by federated averaging; {succeeds[sum(primary)]}. "
         f"DINO on a hospital's own images, without sharing anything, has {own['home']}."
     )
 
@@ -144,8 +145,8 @@ def performance_block() -> str:
     sizes = page["results"]["protocol"]
     said = prose(
         f"Mean ROC AUC over six findings of SYNTHETIC radiographs at {sizes['img_size']} px on a hospital's own test "
-        f"patients, {len(sizes['seeds'])} cohorts, {len(sizes['learners'])} hospitals each, with 95 % intervals; labels "
-        f"are a share of a hospital's {sizes['patients'] * 6 // 10} training patients:"
+        f"patients, {len(sizes['seeds'])} cohorts, {len(sizes['learners'])} hospitals each, with 95 % intervals; "
+        f"labels are a share of a hospital's {sizes['patients'] * 6 // 10} training patients:"
     )
     return f"{said}\n{table(('learnt', *(f'{100 * share:g} % of the labels' for share in shares)), rows)}"
 

@@ -120,7 +120,7 @@ class ExportHandler:
             return self._open_writer()
         writer = self._open_writer()
         remember_command(writer.state, self.description)
-        self.images.quarantine.clear()
+        self.images.quarantine.clear(keep_flags=bool(writer.finished))
         barrier()
         return writer
 

@@ -24,10 +24,10 @@ class Quarantine:
         place = Path(folder).expanduser()
         self.quarantined, self.flagged = place / "quarantine.csv", place / "flagged.csv"
 
-    def clear(self) -> None:
-        """Begin a run: files that were refused before get another chance."""
+    def clear(self, keep_flags: bool = False) -> None:
+        """Begin a run: refused files get another chance; `keep_flags` where used ones are not read again."""
         self.quarantined.parent.mkdir(parents=True, exist_ok=True)
-        for path in (self.quarantined, self.flagged):
+        for path in (self.quarantined,) if keep_flags else (self.quarantined, self.flagged):
             path.unlink(missing_ok=True)
 
     def reject(self, file: str, error: RadiographError) -> None:
@@ -40,7 +40,8 @@ class Quarantine:
         return list(_rows(self.quarantined))
 
     def suspicious(self) -> list[dict[str, str]]:
-        return list(_rows(self.flagged))
+        """Each file once for each reason, however many runs have read it."""
+        return list({(row["file"], row["reason"]): row for row in _rows(self.flagged)}.values())
 
     def summary(self) -> str:
         """One line for the end of a run; empty if every file was used without remark."""

@@ -26,6 +26,7 @@ from msdino_monai.__main__ import main
 from msdino_monai.errors import UserError
 from msdino_monai.exporting.images import fingerprint
 from msdino_monai.images.cohort import write_cohort
+from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiograph
 from msdino_monai.networks import PatchEmbedding
 from msdino_monai.vault import ExportState, TokenStore, read_identities, unseal, unshuffle_tokens
@@ -154,6 +155,18 @@ def test_second_run_skips_what_is_finished_and_takes_what_is_new(hospital: Path,
     export(images, tmp_path / "out")
     assert (tmp_path / "out" / "manifest.json").read_bytes() == manifest, "a run with nothing to do changes nothing"
     assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == len(files)
+
+
+def test_flags_of_exported_images_outlive_the_next_run(hospital: Path, tmp_path: Path) -> None:
+    """Who runs the command again must still see which of the finished images to look at."""
+    notes = Quarantine(tmp_path / "out.state")
+    ExportState(tmp_path / "out.state")
+    notes.flag("old.dcm", "of an export that never was")
+    export(hospital, tmp_path / "out")
+    assert notes.suspicious() == []
+    notes.flag("a.dcm", "likely burned-in text")
+    export(hospital, tmp_path / "out")
+    assert [row["file"] for row in notes.suspicious()] == ["a.dcm"]
 
 
 @pytest.mark.parametrize(

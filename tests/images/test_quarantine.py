@@ -103,6 +103,18 @@ def test_survey_of_good_files_succeeds_and_forgets_old_rows(folder: Path, tmp_pa
     assert not (output / "quarantine.csv").exists()
 
 
+def test_flags_are_kept_where_asked_and_listed_once(tmp_path: Path) -> None:
+    quarantine = Quarantine(tmp_path)
+    quarantine.reject("b.dcm", RadiographError("open", "x", "y"))
+    for reason in ("text", "text", "grey"):
+        quarantine.flag("a.dcm", reason)
+    quarantine.clear(keep_flags=True)
+    assert [(row["file"], row["reason"]) for row in quarantine.suspicious()] == [("a.dcm", "text"), ("a.dcm", "grey")]
+    assert quarantine.rejected() == []
+    quarantine.clear()
+    assert quarantine.suspicious() == []
+
+
 def test_note_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
     quarantine = Quarantine(tmp_path / "absent")
     with pytest.raises(UserError, match=r"cannot write .*quarantine\.csv: No such file"):

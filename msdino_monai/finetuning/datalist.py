@@ -11,6 +11,7 @@ from typing import Any
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning.datalists.layout import first_few
 from msdino_monai.finetuning.datalists.split import SECTIONS, check_patients_apart
+from msdino_monai.finetuning.few_labels import named_patient
 from msdino_monai.images.files import existing_folder
 
 
@@ -26,7 +27,7 @@ def read_datalist(
         datalist: the file, or `None` for `datalist.json` in `dataset_dir`.
         label_key: which key of an item holds what is to be learnt. A text is a mask's path and becomes absolute;
             numbers stay as they are: 0 or 1 per class (or a share between), -1 where nobody knows.
-        sections: those that are needed; each must hold something.
+        sections: those that are needed; each must hold something. Patients are kept apart in all that there are.
     """
     if dataset_dir is None or not str(dataset_dir).strip():
         raise UserError("missing --dataset_dir.")
@@ -39,7 +40,7 @@ def read_datalist(
     items = {name: _section(content[name], name, label_key, path) for name in sections}
     every = [item for part in items.values() for item in part]
     _check_labels([item["label"] for item in every], _class_count(content) if label_key == "label" else None, path)
-    check_patients_apart(items, f"datalist {path}")
+    check_patients_apart(content, f"datalist {path}")
     for item in every:
         for key in ("image", "label"):
             if isinstance(item[key], str):
@@ -85,7 +86,7 @@ def _section(entries: Any, name: str, label_key: str, path: Path) -> list[dict[s
         if not _is_label(label):
             raise UserError(f"{where} ({entry['image']}): {label_key} is {label!r}; give a mask's path or numbers.")
         item = {"image": entry["image"], "label": label}
-        if str(entry.get("patient") or "").strip():
+        if named_patient(entry):
             item["patient"] = str(entry["patient"])
         items.append(item)
     return items

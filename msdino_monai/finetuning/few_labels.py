@@ -33,8 +33,13 @@ def few_labels(
 
 def patient_of(item: Mapping[str, Any], place: int) -> str:
     """What an item's patient is called here; an unnamed one is called by the item's place in its list."""
+    return f"patient {item['patient']}" if named_patient(item) else f"item {place}"
+
+
+def named_patient(item: Mapping[str, Any]) -> str:
+    """Who an item says its patient is, the number 0 too; empty where it says nobody."""
     patient = item.get("patient")
-    return f"item {place}" if patient is None or not str(patient).strip() else f"patient {patient}"
+    return "" if patient is None else str(patient).strip()
 
 
 def findings_of_patients(items: Sequence[Mapping[str, Any]], label_key: str) -> dict[str, frozenset[int]]:

@@ -127,8 +127,14 @@ def test_unusable_datalist_is_one_clear_line(folder: Path, content: Any, message
 
 def test_patient_in_two_sections_is_refused(folder: Path) -> None:
     both = {name: [{"image": f"{name[0]}.png", "label": [1], "patient": "p1"}] for name in ("training", "test")}
-    with pytest.raises(UserError, match="patient p1 in both training and test"):
-        read_datalist(write(folder, both), folder, sections=["training", "test"])
+    for asked in (["training", "test"], ["training"], ["test"]):  # training asks for one, evaluation for another
+        with pytest.raises(UserError, match="patient p1 in both training and test"):
+            read_datalist(write(folder, both), folder, sections=asked)
+
+
+def test_patient_may_be_number_zero(folder: Path) -> None:
+    path = write(folder, {"training": [{"image": "a.png", "label": [1], "patient": 0}]})
+    assert read_datalist(path, folder, sections=["training"])["training"][0]["patient"] == "0"
 
 
 def test_absent_datalist_says_how_to_make_one(tmp_path: Path) -> None:

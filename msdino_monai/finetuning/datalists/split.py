@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.few_labels import balanced_order, findings_of_patients, patient_of, whole_share
+from msdino_monai.finetuning.few_labels import (
+    balanced_order,
+    findings_of_patients,
+    named_patient,
+    patient_of,
+    whole_share,
+)
 from msdino_monai.numbers import check_whole_numbers
 
 TRAINING, VALIDATION, TEST = SECTIONS = ("training", "validation", "test")
@@ -46,13 +53,22 @@ def split_items(
     return sections
 
 
-def check_patients_apart(sections: Mapping[str, Sequence[Mapping[str, Any]]], source: str) -> None:
-    """Refuse a patient who is in two sections: what is measured on them would be remembered, not recognised."""
+def check_patients_apart(sections: Mapping[str, Any], source: str) -> None:
+    """Refuse a patient who is in two sections: what is measured on them would be remembered, not recognised.
+
+    An item without a patient is known by its image. Of a whole datalist every list of items is a section, whatever its
+    name; what else stands in it is passed over.
+    """
     seen: dict[str, str] = {}
     for name, items in sections.items():
-        for item in items:
-            patient = str(item.get("patient") or "").strip()
-            if patient and seen.setdefault(patient, name) != name:
-                raise UserError(
-                    f"{source} has patient {patient} in both {seen[patient]} and {name}; keep each patient in one."
-                )
+        for item in items if isinstance(items, list) else ():
+            who = _who(item) if isinstance(item, Mapping) else ""
+            if who and seen.setdefault(who, name) != name:
+                raise UserError(f"{source} has {who} in both {seen[who]} and {name}; keep each patient in one.")
+
+
+def _who(item: Mapping[str, Any]) -> str:
+    if patient := named_patient(item):
+        return f"patient {patient}"
+    image = item.get("image")
+    return f"image {PurePosixPath(image)}" if isinstance(image, str) and image.strip() else ""

@@ -10,6 +10,7 @@ from msdino_monai.errors import RadiographError, UserError
 from msdino_monai.finetuning.datalist import load_datalist
 from msdino_monai.finetuning.datalists.layout import first_few
 from msdino_monai.finetuning.datalists.split import SECTIONS, check_patients_apart
+from msdino_monai.finetuning.few_labels import named_patient
 from msdino_monai.images.files import DICOM, existing_folder, find_images, kind_of
 
 Item = dict[str, Any]
@@ -20,7 +21,8 @@ def volume_sections(
 ) -> dict[str, list[Item]]:
     """Sections of a datalist whose images are volumes, a file or the folder of a DICOM series, and labels their masks.
 
-    Paths become absolute; every item has a `patient`, empty where the datalist names none.
+    Paths become absolute; every item has a `patient`, empty where the datalist names none. Nobody may be in two
+    sections, those that were not asked for included.
     """
     if dataset_dir is None or not str(dataset_dir).strip():
         raise UserError("missing --dataset_dir.")
@@ -34,7 +36,7 @@ def volume_sections(
     if wrong:
         raise UserError(f'datalist {path}, {wrong[0]}: not a list; write [{{"image": ..., "{label_key}": ...}}, ...].')
     found = {name: [_item(entry, name, label_key, path) for entry in content[name]] for name in sections}
-    check_patients_apart(found, f"datalist {path}")
+    check_patients_apart(content, f"datalist {path}")
     names = [item[key] for items in found.values() for item in items for key in ("image", "label")]
     missing = [name for name in names if not (root / name).exists()]
     if missing:
@@ -88,7 +90,7 @@ def _item(entry: Any, section: str, label_key: str | None, datalist: Path) -> It
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"datalist {datalist} reaches outside dataset_dir ({name}); write paths relative to it.")
-    return {**paths, "patient": str(entry.get("patient") or "").strip()}
+    return {**paths, "patient": named_patient(entry)}
 
 
 def _is_path(value: Any) -> bool:

@@ -87,3 +87,18 @@ def test_items_without_a_patient_are_nobody_twice() -> None:
     check_patients_apart({"training": [{"patient": ""}, {}], "test": [{"patient": ""}, {}]}, "this")
     with pytest.raises(UserError, match="this has patient 7 in both training and test"):
         check_patients_apart({"training": [{"patient": 7}], "test": [{"patient": "7"}]}, "this")
+
+
+def test_patient_zero_is_somebody() -> None:
+    for nobody in (None, "", " "):
+        check_patients_apart({"training": [{"patient": nobody}], "test": [{"patient": nobody}]}, "this")
+    with pytest.raises(UserError, match="this has patient 0 in both training and test"):
+        check_patients_apart({"training": [{"patient": 0}], "test": [{"patient": 0}]}, "this")
+
+
+def test_what_is_no_section_of_a_datalist_is_passed_over() -> None:
+    names: dict[str, Any] = {"labels": {"0": "a"}, "classes": ["a", "b"], "tensorImageSize": "2D", "numTest": 1}
+    items = [{"image": "a.png"}]
+    check_patients_apart({"description": "a.png", **names, "training": items, "test": ["a.png"]}, "this")
+    with pytest.raises(UserError, match=r"this has image a\.png in both training and unseen"):
+        check_patients_apart({**names, "training": items, "unseen": [{"image": "./a.png"}]}, "this")

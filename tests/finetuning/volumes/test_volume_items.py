@@ -22,10 +22,10 @@ def write(folder: Path, content: Any) -> Path:
 
 
 def test_images_are_files_or_folders(tmp_path: Path) -> None:
-    items = [{"image": "a.nii.gz", "label": "m.nii.gz"}, {"image": "series", "label": "m.nii.gz", "patient": 7}]
+    items = [{"image": "a.nii.gz", "label": "m.nii.gz"}, {"image": "series", "label": "m.nii.gz", "patient": 0}]
     found = volume_sections(None, write(tmp_path, {"training": items}), "label", ("training",))
     assert [item["image"] for item in found["training"]] == [str(tmp_path / "a.nii.gz"), str(tmp_path / "series")]
-    assert [item["patient"] for item in found["training"]] == ["", "7"]
+    assert [item["patient"] for item in found["training"]] == ["", "0"]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,9 @@ def test_datalist_without_its_folder_is_refused() -> None:
 
 def test_patient_in_two_sections_is_refused(tmp_path: Path) -> None:
     item = {"image": "a.nii.gz", "label": "m.nii.gz", "patient": "p"}
-    with pytest.raises(UserError, match="patient p in both"):
-        volume_sections(None, write(tmp_path, {"training": [item], "test": [item]}), "label", ("training", "test"))
+    for asked in (("training", "test"), ("training",), ("test",)):
+        with pytest.raises(UserError, match="patient p in both"):
+            volume_sections(None, write(tmp_path, {"training": [item], "test": [item]}), "label", asked)
 
 
 def test_a_folder_of_dicom_files_is_one_volume(tmp_path: Path) -> None:

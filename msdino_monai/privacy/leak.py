@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from msdino_monai.privacy.embedder import KnownEmbedder
 from msdino_monai.privacy.order import expected_tokens
 from msdino_monai.vault.manifest import MANIFEST_FILE
 from msdino_monai.vault.quantise import quantise
-from msdino_monai.vault.shard import SHARD_FILE, SHARD_FOLDER
+from msdino_monai.vault.shard import SHARD_FILE, SHARD_FOLDER, encode_table
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -153,16 +154,16 @@ def file_leaks(
         is_shard = path.parent.name == SHARD_FOLDER and SHARD_FILE.fullmatch(path.name)
         if not is_shard and path != export_dir / MANIFEST_FILE:
             found.append("the folder holds a file that is no shard")
-    opened = sorted(opened_dir.rglob("*.npy"))
-    for path in opened:
-        table = np.load(path, mmap_mode="r", allow_pickle=False)
-        if path.stat().st_size != table.offset + table.nbytes:
-            found.append("a shard is longer than its tokens")
+    shards = []
+    for path in sorted(opened_dir.rglob("*.npy")):
+        table, data = np.load(path, mmap_mode="r", allow_pickle=False), path.read_bytes()
+        if data != encode_table(table):
+            found.append("a shard holds more than its tokens")
+        shards.append(data[table.offset :])  # NumPy's own header says "image" and "tokens", as files may be called
     wanted = {word for word in identifiers if len(word) >= _SHORTEST_NAME}
     manifest = json.loads((export_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
     told = [*_texts(_without_hashes(manifest)), *_texts(_without_hashes(details or {}))]
-    shards = [path.read_bytes() for path in opened]
-    if any(_names(word, told) or any(word.encode() in shard for shard in shards) for word in wanted):
+    if any(_names(word, told) or any(os.fsencode(word) in shard for shard in shards) for word in wanted):
         found.append("a file name or patient number stands in the files")
     return sorted(set(found))
 

@@ -24,6 +24,7 @@ from msdino_monai.privacy.leak import (
 )
 from msdino_monai.privacy.order import expected_tokens
 from msdino_monai.vault.quantise import quantise
+from msdino_monai.vault.shard import encode_table, record_dtype
 
 GRID = (14, 14)
 CELLS = np.arange(196)
@@ -235,6 +236,29 @@ def test_files_that_hold_more_than_tokens_are_noticed(tmp_path: Path) -> None:
     (export / "notes.txt").touch()
     assert file_leaks(export, opened, ["patient-17"]) == [
         "a file name or patient number stands in the files",
-        "a shard is longer than its tokens",
+        "a shard holds more than its tokens",
         "the folder holds a file that is no shard",
     ]
+
+
+def test_words_of_a_shards_own_header_accuse_nobody(tmp_path: Path) -> None:
+    """Files may be called image.dcm and tokens.dcm; what is hidden in the header is found all the same."""
+    export, opened = tmp_path / "export", tmp_path / "opened"
+    export.mkdir()
+    opened.mkdir()
+    (export / "manifest.json").write_text("{}")
+    written = encode_table(np.zeros(2, record_dtype(1, 4, 8, "float16")))
+    (opened / "a.npy").write_bytes(written)
+    assert file_leaks(export, opened, ["image", "scale", "tokens", "shape", "descr", "fortran_order"]) == []
+    (opened / "a.npy").write_bytes(written.replace(b"}           ", b"} #patient17", 1))
+    assert file_leaks(export, opened, []) == ["a shard holds more than its tokens"]
+
+
+@pytest.mark.parametrize(("hidden", "is_found"), [(b"of M\xfcller", True), (b"of Mueller", False)])
+def test_name_that_is_not_utf8_is_looked_for(tmp_path: Path, hidden: bytes, is_found: bool) -> None:
+    export, opened = tmp_path / "export", tmp_path / "opened"
+    export.mkdir()
+    opened.mkdir()
+    (export / "manifest.json").write_text("{}")
+    np.save(opened / "a.npy", np.frombuffer(hidden, np.uint8))
+    assert bool(file_leaks(export, opened, [os.fsdecode(b"M\xfcller")])) is is_found

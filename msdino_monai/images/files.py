@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from msdino_monai.errors import RadiographError, UserError
+
+_log = logging.getLogger("msdino_monai.images")
 
 DICOM, RASTER, NIFTI = "DICOM", "raster", "NIfTI"
 
@@ -29,18 +32,30 @@ _NOT_IMAGES = {
     ".yml",
 }
 
+# What a folder of pictures holds that a survey, a privacy audit or a classifier wrote: second pictures of the patients.
+_OURS = (
+    ("survey.json", "contact_sheet.png"),
+    ("pictures/01_0_exported.png",),
+    ("predictions.json", "explanations"),
+)
+
 
 def find_images(folder: str | Path, leave_out: Iterable[str | Path] = ()) -> list[str]:
     """All files below `folder` that may be images, as sorted relative paths; links are followed, loops are not.
 
-    `leave_out` names folders of ours that somebody placed among the images.
+    `leave_out` names folders of ours that somebody placed among the images; pictures of earlier runs are known by what
+    lies beside them.
     """
     root = existing_folder(folder)
     seen = {Path(path).expanduser().resolve() for path in leave_out}
-    found = []
+    found, ours = [], []
     for directory, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         place = Path(directory).resolve()
         if place in seen:
+            subfolders[:] = []
+            continue
+        if any(all((place / name).exists() for name in marks) for marks in _OURS):
+            ours.append(directory)
             subfolders[:] = []
             continue
         seen.add(place)
@@ -48,6 +63,8 @@ def find_images(folder: str | Path, leave_out: Iterable[str | Path] = ()) -> lis
         for name in names:
             if not name.startswith((".", "DICOMDIR")) and Path(name).suffix.lower() not in _NOT_IMAGES:
                 found.append(Path(directory, name).relative_to(root).as_posix())
+    if ours:
+        _log.warning("Left out, as this package wrote what lies there: %s.", ", ".join(sorted(ours)))
     if not found:
         raise UserError(
             f"no images in {str(folder)!r}; give the folder that holds the DICOM, PNG, JPEG or NIfTI files."

@@ -223,3 +223,21 @@ def test_own_folders_are_not_searched(tmp_path: Path) -> None:
     (tmp_path / "out/contact_sheet.png").touch()
     (tmp_path / "a.png").touch()
     assert find_images(tmp_path, leave_out=[tmp_path / "out"]) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    "written", [("survey.json", "contact_sheet.png"), ("audit.json", "pictures/01_0_exported.png", "pictures/01_1.png")]
+)
+def test_pictures_of_an_earlier_survey_or_audit_are_no_radiographs(
+    tmp_path: Path, written: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.png").touch()
+    for name in written:
+        (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "notes" / name).touch()
+    with caplog.at_level("WARNING"):
+        assert find_images(tmp_path) == ["a.png"]
+    assert f"this package wrote what lies there: {tmp_path}/notes." in caplog.text
+    (tmp_path / "notes" / written[0]).unlink()
+    (tmp_path / "notes" / written[1]).rename(tmp_path / "notes" / "theirs.png")
+    assert "notes/theirs.png" in find_images(tmp_path), "a picture alone says nothing"

@@ -50,7 +50,7 @@ class DryRun:
         seconds = time.perf_counter() - start
         size = usable * handler.description.layout.record.itemsize
         free = shutil.disk_usage(existing_parent(handler.output_dir)).free
-        others = f" ({total - remaining} others are finished, or copies)" if total > remaining else ""
+        others = f" ({total - remaining} others are finished, withdrawn, or copies)" if total > remaining else ""
         print(f"{usable} of {remaining} files are usable{others}.")
         print(f"The export will take {size / 1e6:.1f} MB of {free / 1e6:.0f} MB free, and about {seconds:.0f} s.")
         if size > free:

@@ -109,7 +109,9 @@ class ExportHandler:
         total = len(self.images.data)
         remaining = self.images.leave_out(self.writer.finished, self.writer.state)
         barrier()  # all ranks have read the same list of finished images before one of them adds to it
-        logger.info("%d images: %d finished earlier (or copies), %d to do.", total, total - remaining, remaining)
+        logger.info(
+            "%d images: %d finished earlier (or withdrawn, or copies), %d to do.", total, total - remaining, remaining
+        )
         share = -(-remaining // self.images.world_size)
         self.progress = tqdm(total=share, desc="export", unit=" images", disable=not sys.stderr.isatty())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -33,7 +33,7 @@ def list_images(
     try:
         listed = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
         items = [item for section in wanted for item in listed.get(section, [])]
-        images = [{"image": str(item["image"]), "patient": str(item.get("patient") or "")} for item in items]
+        images = [{"image": str(item["image"]), "patient": _patient(item)} for item in items]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"datalist {datalist} cannot be read ({error!r}); see MONAI's datalist format.") from error
     if not images:
@@ -43,6 +43,12 @@ def list_images(
         if path.is_absolute() or ".." in path.parts:
             raise UserError(f"datalist {datalist} reaches outside dataset_dir; write paths relative to it.")
     return images
+
+
+def _patient(item: Mapping[str, Any]) -> str:
+    """Whose image it is, "" where nobody says; 0 is somebody."""
+    patient = item.get("patient")
+    return "" if patient is None else str(patient)
 
 
 def _sections(asked: str | Sequence[str] | None, datalist: str | Path | None) -> tuple[str, ...]:
@@ -62,14 +68,15 @@ class ImagesToExport(UsableImages):
     """All images of the folder, then only those that an earlier run has not finished."""
 
     def leave_out(self, finished: Collection[bytes], state: ExportState) -> int:
-        """Drop finished images and copies; the rest is put in the order of their salted ids. Returns how many remain.
+        """Drop finished and withdrawn images and copies; returns how many remain, in the order of their salted ids.
 
         Neighbours in a folder are often one patient's images, in the order of time; salted ids tell nothing.
         """
         with ThreadPoolExecutor() as threads:  # most of the time the disk seeks, or a hash is computed
             prints = threads.map(fingerprint, [self.dataset_dir / item["image"] for item in self.data])
             named = {state.salted_id(one, "image"): item for one, item in zip(prints, self.data, strict=True)}
-        self.data = [{**named[id_], "image_id": id_.hex()} for id_ in sorted(named.keys() - set(finished))]
+        left = sorted(named.keys() - set(finished) - state.withdrawn)
+        self.data = [{**named[id_], "image_id": id_.hex()} for id_ in left]
         return len(self.data)
 
 

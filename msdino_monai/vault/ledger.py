@@ -139,8 +139,8 @@ class Ledger:
         self.state.forget(self.state.known_names() - kept)
 
     def _count_withdrawn(self, note: ShardNote) -> int:
-        withdrawn = self.state.withdrawn
-        return sum(patient is not None and bytes.fromhex(patient) in withdrawn for patient in note.patients)
+        withdrawn = {id_.hex() for id_ in self.state.withdrawn}
+        return sum(not withdrawn.isdisjoint(ids) for ids in zip(note.images, note.patients, strict=True))
 
 
 @dataclass(frozen=True)

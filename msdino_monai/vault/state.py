@@ -105,18 +105,25 @@ class ExportState:
 
     @property
     def withdrawn(self) -> frozenset[bytes]:
-        """The salted ids of the patients who withdrew."""
+        """The salted ids of the patients who withdrew, and of their images, whoever a later run says they are of."""
         if self._withdrawn is None:
             stored = _load(self._withdrawn_file) if self._withdrawn_file.exists() else []
             self._withdrawn = frozenset(map(bytes.fromhex, stored))
         return self._withdrawn
 
-    def is_withdrawn(self, patient: bytes) -> bool:
-        return patient in self.withdrawn
+    def is_withdrawn(self, id_: bytes) -> bool:
+        """Whether a patient or an image, by its salted id, is never exported again."""
+        return id_ in self.withdrawn
 
     def withdraw(self, patient: bytes) -> None:
-        """Put a patient on the list for good, before anything is removed: a later run leaves the images out."""
-        self._withdrawn = self.withdrawn | {patient}
+        """Put a patient and the images on the list for good, before anything is removed: later runs leave them out."""
+        images = {
+            bytes.fromhex(image)
+            for note in self.read_notes().values()
+            for image, whose in zip(note.images, note.patients, strict=True)
+            if whose == patient.hex()
+        }
+        self._withdrawn = self.withdrawn | {patient} | images
         _save(self._withdrawn_file, sorted(id_.hex() for id_ in self._withdrawn))
 
 

@@ -113,7 +113,7 @@ class ExportWriter:
         """Add the shuffled views (V, K, D) of one image, under its salted id; commits a shard when one is full."""
         if image in self._seen:
             raise ValueError("this image is already in the export; skip the ids in `finished`.")
-        if patient is not None and self.state.is_withdrawn(patient):
+        if self.state.is_withdrawn(image) or (patient is not None and self.state.is_withdrawn(patient)):
             raise UserError("this patient has withdrawn; leave the image out.")
         if self._buffer.is_full:  # an earlier commit failed
             self.flush()

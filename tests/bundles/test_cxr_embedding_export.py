@@ -25,11 +25,12 @@ from PIL import Image
 from msdino_monai.__main__ import main
 from msdino_monai.errors import UserError
 from msdino_monai.exporting.images import fingerprint
+from msdino_monai.exporting.keys import signing_key_in
 from msdino_monai.images.cohort import write_cohort
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.images.transforms import LoadRadiograph
 from msdino_monai.networks import PatchEmbedding
-from msdino_monai.vault import ExportState, TokenStore, read_identities, unseal, unshuffle_tokens
+from msdino_monai.vault import ExportState, TokenStore, read_identities, unseal, unshuffle_tokens, withdraw_patient
 from msdino_monai.vault.keygen import keygen
 
 PLAIN_VIEWS = {"augment": {"_target_": "Compose", "transforms": []}}
@@ -218,6 +219,18 @@ def test_patient_leaves_and_the_others_stay(hospital: Path, tmp_path: Path) -> N
         if str(pydicom.dcmread(path).PatientID) == patient
     }
     assert gone.isdisjoint(id_.tobytes() for id_ in store.image_ids)
+
+
+def test_withdrawn_images_stay_away_from_a_datalist_that_names_nobody(hospital: Path, tmp_path: Path) -> None:
+    export(hospital, tmp_path / "out")
+    names = sorted(path.name for path in hospital.iterdir())
+    patient = str(pydicom.dcmread(hospital / names[0]).PatientID)
+    theirs = [name for name in names if str(pydicom.dcmread(hospital / name).PatientID) == patient]
+    withdraw_patient(tmp_path / "out.state", tmp_path / "out", patient, signing_key_in(tmp_path / "out.state"))
+    items = [{"image": name, "patient": f"pseudonym {number}"} for number, name in enumerate(names)]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
+    export(hospital, tmp_path / "out", datalist=str(tmp_path / "datalist.json"))
+    assert len(TokenStore(tmp_path / "out", allow_unsigned=True)) == len(names) - len(theirs)
 
 
 def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: Path, tmp_path: Path) -> None:

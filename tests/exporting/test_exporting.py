@@ -99,6 +99,14 @@ def test_datalist_names_images_and_patients(tmp_path: Path) -> None:
     ]
 
 
+def test_patient_0_is_somebody(tmp_path: Path) -> None:
+    patients = [0, None, "", 7]
+    items = [{"image": f"{number}.dcm", "patient": patient} for number, patient in enumerate(patients)]
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
+    listed = list_images(tmp_path, tmp_path / "datalist.json")
+    assert [item["patient"] for item in listed] == ["0", "", "", "7"]
+
+
 def test_sections_leave_out_what_is_tested_on_later(tmp_path: Path) -> None:
     datalist = tmp_path / "datalist.json"
     names = {"training": "a.dcm", "validation": "b.dcm", "test": "c.dcm"}

@@ -8,7 +8,7 @@ import pytest
 from vault_hospital import Hospital, Keys, views_of
 
 from msdino_monai.errors import UserError
-from msdino_monai.vault import TokenStore, Withdrawal, withdraw_patient
+from msdino_monai.vault import ExportState, TokenStore, Withdrawal, withdraw_patient
 from msdino_monai.vault.ledger import Ledger
 
 OpenStore = Callable[..., TokenStore]
@@ -43,6 +43,27 @@ def test_the_writer_itself_refuses_a_withdrawn_patient(hospital: Hospital) -> No
         patient = writer.state.salted_id("patient 2", "patient")
         with pytest.raises(UserError, match="withdrawn"):
             writer.add(b"i" * 16, views_of(0), patient=patient)
+
+
+def test_withdrawn_images_do_not_come_back_under_another_name(hospital: Hospital) -> None:
+    """Another datalist may call the patient otherwise, or say nothing."""
+    hospital.run()
+    withdraw_patient(hospital.state_dir, hospital.output_dir, "patient 2")
+    with hospital.writer() as writer:
+        for patient in (writer.state.salted_id("P-0002", "patient"), None):
+            with pytest.raises(UserError, match="withdrawn"):
+                writer.add(hospital.image_id(4), views_of(4), patient=patient)
+        assert not writer.state.is_withdrawn(hospital.image_id(6))
+
+
+def test_a_list_of_patients_alone_is_still_believed(hospital: Hospital) -> None:
+    """Earlier versions noted no images."""
+    hospital.run()
+    state = ExportState(hospital.state_dir)
+    (hospital.state_dir / "withdrawn.json").write_text(json.dumps([state.salted_id("patient 2", "patient").hex()]))
+    assert ExportState(hospital.state_dir).is_withdrawn(state.salted_id("patient 2", "patient"))
+    hospital.run()
+    assert not {hospital.image_id(4), hospital.image_id(5)} & hospital.run().finished
 
 
 def test_a_withdrawal_cut_short_is_finished_by_the_next_run(

@@ -3,7 +3,13 @@
 from msdino_monai.finetuning.best import BestWeights
 from msdino_monai.finetuning.curves import Curves
 from msdino_monai.finetuning.datalist import read_datalist
-from msdino_monai.finetuning.dataset import ImageCache, TrainingImages, TrainingQuarantine, ValidationImages
+from msdino_monai.finetuning.dataset import (
+    ForgetsLength,
+    ImageCache,
+    TrainingImages,
+    TrainingQuarantine,
+    ValidationImages,
+)
 from msdino_monai.finetuning.description import load_network, read_description, save_network
 from msdino_monai.finetuning.encoder import build_encoder, encoder_sizes
 from msdino_monai.finetuning.few_labels import few_labels
@@ -23,6 +29,7 @@ __all__ = [
     "Curves",
     "EpochSampler",
     "EpochSeed",
+    "ForgetsLength",
     "ImageCache",
     "ModelCard",
     "ModelCheckpointLoader",

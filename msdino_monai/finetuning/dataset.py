@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Compose, apply_transform
 from torch.utils.data import Dataset
@@ -163,3 +164,16 @@ class ValidationImages(UsableImages):
     def load(self, item: dict[str, Any]) -> dict[str, Any]:
         sample = self.cache.through(item, super().load)
         return {**sample, "image": MetaTensor(sample["image"])}
+
+
+class ForgetsLength:
+    """Attach it to an evaluator of `ValidationImages`: how many batches there are shows anew in every run.
+
+    Remembered, a rank without a batch would leave out all later runs, and the others would wait for it for ever.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        engine.state.epoch_length = None

@@ -133,7 +133,7 @@ def test_every_prediction_says_what_made_it(site: Path, model: Path, tmp_path: P
     for row in rows:
         threshold = calibration["thresholds"][row["finding"]]
         assert row["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-        assert row["bundle_version"] == "0.2.0"
+        assert row["bundle_version"] == "0.2.1"
         assert float(row["threshold"]) == pytest.approx(threshold, rel=1e-5)
         probability = predicted[row["file"]]["probabilities"][row["finding"]]
         assert int(row["positive"]) == (probability >= threshold)

@@ -465,7 +465,7 @@ def test_moved_bundle_exports_and_runs(hospital: Path, trained: Path, tmp_path: 
     for path in trained.parent.iterdir():
         shutil.copy(path, bundle / "models")
     rows = infer(hospital / "images", tmp_path / "out", bundle / "models" / "model.pt", bundle)
-    assert {row["bundle_version"] for row in rows.values()} == {"0.2.0"}
+    assert {row["bundle_version"] for row in rows.values()} == {"0.2.1"}
     ckpt_export(
         net_id="network_def",
         filepath=str(bundle / "models" / "model.ts"),

@@ -6,12 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, EnsureTyped, RandAdjustContrastd, RandGaussianNoised
 from PIL import Image
 
 from msdino_monai.errors import UserError
-from msdino_monai.finetuning.dataset import ImageCache, TrainingImages, TrainingQuarantine, ValidationImages
+from msdino_monai.finetuning.dataset import (
+    ForgetsLength,
+    ImageCache,
+    TrainingImages,
+    TrainingQuarantine,
+    ValidationImages,
+)
 from msdino_monai.finetuning.sampler import EpochSampler
 from msdino_monai.images.transforms import LoadRadiographd
 
@@ -96,6 +104,23 @@ def test_validation_reads_every_usable_image_once(items: list[dict[str, object]]
     for _ in range(2):
         assert [sample["file"] for sample in images] == ["0.png", "1.png", "3.png", "4.png"]
     assert [row["file"] for row in quarantine.rejected()] == ["2.png"], "two epochs, one row"
+
+
+@pytest.mark.parametrize(("rank", "batches"), [(0, 2), (1, 0)])
+def test_every_validation_runs_whatever_the_last_one_found(
+    rank: int, batches: int, items: list[dict[str, object]], tmp_path: Path
+) -> None:
+    """Of two ranks that share one image and another that cannot be used, one has nothing to validate on."""
+    Path(str(items[1]["image"])).write_bytes(b"no image")
+    images = ValidationImages(items[:3], READ, "/", TrainingQuarantine(tmp_path), rank=rank, world_size=2)
+    loader, seen = DataLoader(images, batch_size=1), []
+    network = torch.nn.Identity()
+    handlers = [ForgetsLength()]
+    evaluator = SupervisedEvaluator(torch.device("cpu"), loader, network, val_handlers=handlers, decollate=False)
+    evaluator.add_event_handler(Events.COMPLETED, lambda engine: seen.append(engine.state.iteration))
+    for epoch in (1, 2, 3):
+        evaluator.run(epoch)
+    assert seen == [batches] * 3
 
 
 def test_order_is_another_every_epoch_and_shared_by_the_ranks() -> None:

@@ -35,10 +35,11 @@ def withdraw(state_dir: str, output_dir: str, patient_id: str, signing_key: str 
     then from the disk; then the export's own command is run once more and brings the other images of those shards back
     (--export_again false leaves that to you). Send the folder to the coordinator again, and ask for the old one to be
     deleted: nobody can take back what has left. --patient_id is DICOM's Patient ID, or the datalist's `patient`.
+    --signing_key is the export's own, if left out.
     """
     state, output = Path(state_dir).expanduser().resolve(), Path(output_dir).expanduser().resolve()
     folder, arguments = _command(state) if export_again else ("", [])
-    result = withdraw_patient(state, output, patient_id, signing_key or signing_key_in(state))
+    result = withdraw_patient(state, output, patient_id, signing_key or _signing_key(state))
     if result.images == 0:
         raise UserError(
             f"no image of this patient is in {output}; check the id (it is never exported from now on, all the same)."
@@ -73,6 +74,16 @@ def _settings_of(description: ExportDescription) -> dict[str, object]:
         embedder |= {"embedder_seed": description.embedder["seed"], "embedding_dim": description.embedding_dim}
     options = {name: value for name, value in description.options.items() if name != "augment"}
     return {**embedder, **options, "num_views": description.num_views, "dtype": description.dtype}
+
+
+def _signing_key(state_dir: Path) -> Path | None:
+    """What signs the export: the key its last command names, else the one that was made for it."""
+    if (state_dir / "command.json").is_file():
+        folder, (_, *flags) = _command(state_dir)
+        if named := dict(split_flags(flags)).get("signing_key"):
+            return Path(folder) / Path(named).expanduser()
+    own = signing_key_in(state_dir)
+    return own if own.is_file() else None
 
 
 def _command(state_dir: Path) -> tuple[str, list[str]]:

@@ -251,6 +251,21 @@ def test_withdrawal_runs_the_hospitals_own_command_again(hospital: Path, keys: P
     assert main(["withdraw", *arguments, "--patient_id", "unknown"]) == 1, "a mistyped patient must not look withdrawn"
 
 
+def test_withdrawal_signs_with_the_key_the_export_was_given(
+    hospital: Path, keys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export(hospital, tmp_path / "out", signing_key=str(keys / "hospital_a_signing_key.txt"))
+    patient = str(pydicom.dcmread(next(hospital.iterdir())).PatientID)
+    arguments = ["--state_dir", str(tmp_path / "out.state"), "--output_dir", str(tmp_path / "out")]
+    arguments += ["--patient_id", patient, "--export_again", "false"]
+    assert main(["withdraw", *arguments]) == 1
+    assert "is signed; give the signing key" in capsys.readouterr().err
+    remembered = {"folder": str(keys), "arguments": ["run", "--signing_key=hospital_a_signing_key.txt"]}
+    (tmp_path / "out.state" / "command.json").write_text(json.dumps(remembered))
+    assert main(["withdraw", *arguments]) == 0
+    TokenStore(tmp_path / "out", trusted_sites=keys / "trusted_sites")
+
+
 def test_withdrawal_says_which_images_its_command_does_not_bring_back(
     hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

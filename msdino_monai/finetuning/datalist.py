@@ -20,6 +20,7 @@ def read_datalist(
     dataset_dir: str | Path | None,
     label_key: str = "label",
     sections: Sequence[str] = SECTIONS,
+    findings_key: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The named sections of a MONAI datalist, each item with absolute `image`, `label` and, if it has one, `patient`.
 
@@ -28,6 +29,7 @@ def read_datalist(
         label_key: which key of an item holds what is to be learnt. A text is a mask's path and becomes absolute;
             numbers stay as they are: 0 or 1 per class (or a share between), -1 where nobody knows.
         sections: those that are needed; each must hold something. Patients are kept apart in all that there are.
+        findings_key: which key holds findings beside the label; they stay as they are, as `findings`.
     """
     if dataset_dir is None or not str(dataset_dir).strip():
         raise UserError("missing --dataset_dir.")
@@ -37,7 +39,7 @@ def read_datalist(
     absent = [name for name in sections if not content.get(name)]
     if absent:
         raise UserError(f"datalist {path} has no {' and no '.join(absent)} entries; add some, or split it anew.")
-    items = {name: _section(content[name], name, label_key, path) for name in sections}
+    items = {name: _section(content[name], name, label_key, path, findings_key) for name in sections}
     every = [item for part in items.values() for item in part]
     _check_labels([item["label"] for item in every], _class_count(content) if label_key == "label" else None, path)
     check_patients_apart(content, f"datalist {path}")
@@ -68,7 +70,9 @@ def load_datalist(path: Path) -> dict[str, Any]:
     return content
 
 
-def _section(entries: Any, name: str, label_key: str, path: Path) -> list[dict[str, Any]]:
+def _section(
+    entries: Any, name: str, label_key: str, path: Path, findings_key: str | None = None
+) -> list[dict[str, Any]]:
     """The items of one section, `label_key` renamed to `label`."""
     if not isinstance(entries, list):
         raise UserError(f'datalist {path}, {name}: not a list; write [{{"image": ..., "label": ...}}, ...].')
@@ -88,6 +92,8 @@ def _section(entries: Any, name: str, label_key: str, path: Path) -> list[dict[s
         item = {"image": entry["image"], "label": label}
         if named_patient(entry):
             item["patient"] = str(entry["patient"])
+        if findings_key in entry:
+            item["findings"] = entry[findings_key]
         items.append(item)
     return items
 

@@ -21,6 +21,7 @@ from PIL import Image
 from msdino_monai.backbone import save_backbone
 from msdino_monai.errors import UserError
 from msdino_monai.finetuning import build_encoder
+from msdino_monai.finetuning.classification import LabelledData
 from msdino_monai.images.cohort import write_cohort
 from msdino_monai.networks.difference import body_sizes
 
@@ -232,6 +233,15 @@ def test_killed_training_goes_on_bit_for_bit(hospital: Path, trained: Path, tmp_
     before = (tmp_path / "models" / "model.pt").read_bytes()
     train(hospital, tmp_path)  # complete: nothing to do
     assert (tmp_path / "models" / "model.pt").read_bytes() == before
+
+
+def test_few_masks_are_of_the_patients_whose_findings_a_classifier_learns(hospital: Path, tmp_path: Path) -> None:
+    given = {"dataset_dir": str(hospital), "output_dir": str(tmp_path), "label_fraction": 0.5, "seed": 2, **TINY}
+    flow = flow_of(["train.json"], "train", **given)
+    flow.initialize()
+    learnt = [item["patient"] for item in flow.parser.get_parsed_content("train#dataset#data")]
+    data = LabelledData(None, hospital, label_fraction=0.5, seed=2)
+    assert learnt == [item["patient"] for item in data.items("training")]
 
 
 def test_training_starts_from_a_backbone(hospital: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from msdino_monai.errors import UserError
+from msdino_monai.finetuning.few_labels import few_labels
 from msdino_monai.finetuning.segmentation.items import cases, mask_sections, names_hash
 from msdino_monai.finetuning.segmentation.mask import LoadMaskd, affine_of, read_mask, write_nifti, write_png
 from msdino_monai.finetuning.segmentation.task import task_of
@@ -137,3 +139,23 @@ def test_items_know_their_files_and_patients(image: Path, classes: np.ndarray, t
     (image.parent / "mask.png").write_bytes(write_png(classes[:-1]))  # drawn anew
     assert names_hash(sections) != before
     assert names_hash({"test": []}) != names_hash(sections)
+
+
+def test_share_of_masks_is_drawn_by_the_findings_beside_them(tmp_path: Path) -> None:
+    findings = [[int(number % 7 == 0), int(number % 5 == 1), int(number % 2)] for number in range(40)]
+    for name in ("image.png", "mask.png"):
+        (tmp_path / name).write_bytes(b"x")
+
+    def patients(label_key: str, items: list[dict[str, Any]]) -> list[str]:
+        (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
+        kept = mask_sections(None, tmp_path, label_key, ("training",), label_fraction=0.2, seed=3)["training"]
+        assert all(item.keys() == {"image", "label", "patient"} for item in kept)
+        return [item["patient"] for item in kept]
+
+    masks = [{"image": "image.png", "lungs": "mask.png", "patient": str(number)} for number in range(40)]
+    labelled = [{**item, "label": label} for item, label in zip(masks, findings, strict=True)]
+    drawn = [item["patient"] for item in few_labels(labelled, 0.2, seed=3)]
+    plain = [item["patient"] for item in few_labels(masks, 0.2, seed=3)]
+    assert patients("lungs", labelled) == drawn != plain
+    assert patients("lungs", masks) == plain
+    assert patients("label", [{**item, "label": "mask.png"} for item in masks]) == plain

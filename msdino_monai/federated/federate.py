@@ -25,12 +25,14 @@ from msdino_monai.federated.selection import check_tensors
 from msdino_monai.federated.site import Site
 from msdino_monai.federated.workplace import (
     FEDERATION_DIR,
+    SITE_SETTINGS,
     SITES_DIR,
     build_site,
     configs_hash,
     known_settings,
     read_settings,
     said,
+    site_settings,
 )
 from msdino_monai.flags import as_flag
 from msdino_monai.vault.atomic import Lock, make_folder
@@ -175,6 +177,7 @@ def _coordinator(bundle: Path, data: Path, plan: Plan, output: Path) -> Site:
     first: Exception | None = None
     settings = {
         **plan.settings,
+        **site_settings(),  # what no plan holds: a base checkpoint, a pretrained body
         "rounds": plan.rounds,
         "local_epochs": plan.local_epochs,
         "trainable_pattern": plan.trainable,
@@ -262,7 +265,8 @@ def _refuse_own_paths(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if own := next(_own_paths(value), None):
             raise UserError(
-                f"{name}={own} is a path on this machine; let each site set {name} in its own settings file."
+                f"{name}={own} is a path on this machine; set {name} at each site, and here too, in the settings file "
+                f"that {SITE_SETTINGS} names."
             )
 
 

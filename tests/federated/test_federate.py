@@ -77,7 +77,8 @@ def test_paths_of_the_coordinator_do_not_go_into_a_job(
     capsys: pytest.CaptureFixture[str], place: dict[str, Any], tmp_path: Path
 ) -> None:
     said = refused(capsys, place, export_job=str(tmp_path / "jobs"), set=f"fault={tmp_path}/sites")
-    assert "is a path on this machine" in said
+    assert "is a path on this machine; set fault at each site, and here too" in said
+    assert "MSDINO_SITE_SETTINGS" in said
     assert not (tmp_path / "jobs" / "small_bundle").exists()
 
 
@@ -111,6 +112,19 @@ def test_exported_job_holds_plan_bundle_and_initial_tensors(place: dict[str, Any
     client = json.loads((job / "app_south" / "config" / "config_fed_client.json").read_text())
     assert client["executors"][0]["executor"]["args"]["task_script_path"] == "msdino_site.py"
     assert not any("msdino_monai" in path.parts for path in job.rglob("*"))
+
+
+def test_first_tensors_are_those_of_the_coordinators_own_settings(
+    place: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a base checkpoint, which is a path and may not be in the job."""
+    (tmp_path / "own.json").write_text(json.dumps({"width": 4, "fault": "/models/base.pth:1:nan"}))
+    monkeypatch.setenv("MSDINO_SITE_SETTINGS", str(tmp_path / "own.json"))
+    assert federate(**place, export_job=str(tmp_path / "jobs"), set="width=8") == 0
+    custom = tmp_path / "jobs" / "small_bundle" / "app_server" / "custom"
+    assert safetensors.torch.load_file(custom / "initial.safetensors")["head.weight"].shape == (3, 4)
+    assert read_plan(custom).settings == {"width": 8}
+    assert not any(b"base.pth" in path.read_bytes() for path in custom.parents[1].rglob("*") if path.is_file())
 
 
 def test_result_of_a_production_server_becomes_the_bundles_model(place: dict[str, Any], tmp_path: Path) -> None:

@@ -26,10 +26,12 @@ def list_images(
     sections: str | Sequence[str] | None = None,
 ) -> list[dict[str, Any]]:
     """The images of a MONAI datalist, of all its sections or of those named, or all that lie below `dataset_dir`."""
-    existing_folder(dataset_dir)
+    root, own = existing_folder(dataset_dir).resolve(), [Path(folder).expanduser().resolve() for folder in leave_out]
+    if around := next((folder for folder in own if root.is_relative_to(folder)), None):
+        raise UserError(f"dataset_dir {dataset_dir} lies in {around}, where the output goes; name another output_dir.")
     wanted = _sections(sections, datalist)
     if datalist is None:
-        return [{"image": image, "patient": ""} for image in find_images(dataset_dir, leave_out)]
+        return [{"image": image, "patient": ""} for image in find_images(dataset_dir, own)]
     try:
         listed = json.loads(Path(str(datalist)).expanduser().read_text(encoding="utf-8-sig"))
         items = [item for section in wanted for item in listed.get(section, [])]

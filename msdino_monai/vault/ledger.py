@@ -45,7 +45,7 @@ class Ledger:
         return self._known[1]
 
     def refuse_foreign_files(self) -> None:
-        """Refuse to begin an export where other shards lie, or with the state of another export."""
+        """Refuse to begin an export where anything else lies, or with the state of another export."""
         if self.state.read_notes():
             raise StateError(
                 f"{self.state.folder} belongs to an export that is not in {self.folder}; put it back there, or delete "
@@ -53,6 +53,12 @@ class Ledger:
             )
         if self._shards.is_symlink() or (self._shards.exists() and any(self._shards.iterdir())):
             raise UserError(f"{self._shards} holds files without a manifest; name an empty output_dir.")
+        foreign = {path.name for path in self.folder.iterdir() if not TEMPORARY.fullmatch(path.name)} - {SHARD_FOLDER}
+        if foreign:
+            raise UserError(
+                f"{self.folder} holds other files ({min(foreign)}), which would leave with the export; "
+                "name an empty output_dir."
+            )
 
     def create(self, manifest: Manifest) -> None:
         """Begin an export: an empty manifest stands before the first shard."""

@@ -107,6 +107,15 @@ def test_patient_0_is_somebody(tmp_path: Path) -> None:
     assert [item["patient"] for item in listed] == ["0", "", "", "7"]
 
 
+@pytest.mark.parametrize("output_dir", ["images", ".", "images/../images"])
+def test_export_cannot_go_around_the_radiographs(tmp_path: Path, output_dir: str) -> None:
+    (tmp_path / "images" / "out").mkdir(parents=True)
+    (tmp_path / "images" / "a.dcm").touch()
+    with pytest.raises(UserError, match="where the output goes; name another output_dir"):
+        list_images(tmp_path / "images", leave_out=[tmp_path / output_dir])
+    assert len(list_images(tmp_path / "images", leave_out=[tmp_path / "images" / "out"])) == 1
+
+
 def test_sections_leave_out_what_is_tested_on_later(tmp_path: Path) -> None:
     datalist = tmp_path / "datalist.json"
     names = {"training": "a.dcm", "validation": "b.dcm", "test": "c.dcm"}

@@ -138,6 +138,18 @@ def test_shards_of_somebody_else_are_not_deleted(hospital: Hospital) -> None:
     assert foreign.read_bytes() == b"precious"
 
 
+def test_an_export_does_not_begin_among_other_files(hospital: Hospital) -> None:
+    """They would be sent with it; what a crash before the first manifest left is ours."""
+    (hospital.output_dir / "shards").mkdir(parents=True)
+    (hospital.output_dir / ".0123456789abcdef.tmp").touch()
+    (hospital.output_dir / "a.dcm").touch()
+    with pytest.raises(UserError, match=r"holds other files \(a\.dcm\)"):
+        hospital.run()
+    (hospital.output_dir / "a.dcm").unlink()
+    hospital.run()
+    assert {path.name for path in hospital.output_dir.iterdir()} == {"manifest.json", "shards"}
+
+
 @pytest.mark.parametrize("inside", [("export", "export/state"), ("state/export", "state"), ("same", "same")])
 def test_state_and_export_lie_apart(tmp_path: Path, inside: tuple[str, str]) -> None:
     with pytest.raises(UserError, match="must not contain each other"):

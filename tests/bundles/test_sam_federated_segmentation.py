@@ -21,6 +21,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from msdino_monai.errors import UserError
+from msdino_monai.networks.lora import load_adapter
+from msdino_monai.networks.sam import SamSegmenter
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "sam_federated_segmentation"
 TINY: dict[str, Any] = {
@@ -527,6 +529,21 @@ def test_a_federations_round_is_a_function_of_its_number(hospital: Path, tmp_pat
     site.finish()
     assert not (tmp_path / "work" / "cache").exists()
     evaluate(hospital, tmp_path / "test", tmp_path / "global" / "model.pt")
+
+
+def test_adapter_of_a_federation_of_fewer_parts_is_loaded_like_any_other(hospital: Path, tmp_path: Path) -> None:
+    given = {"dataset_dir": str(hospital), "output_dir": str(tmp_path / "work"), **TINY, "trainable_pattern": "lora_b$"}
+    flow = flow_of(["train.json", "federated.json"], "train", **given)
+    flow.initialize()
+    site = flow.parser.get_parsed_content("federated_site")
+    sent = {name: tensor + 0.1 for name, tensor in site.tensors().items()}
+    assert all(name.endswith("lora_b") for name in sent)
+    for folder in ("once", "again"):  # saving changes nothing in the network
+        site.save(sent, tmp_path / folder)
+        fresh = SamSegmenter(3, 32, size="tiny", rank=4)
+        load_adapter(tmp_path / folder / "adapter.safetensors", fresh)
+        state = site.network.state_dict()
+        assert all(torch.equal(tensor, state[name]) for name, tensor in fresh.state_dict().items())
 
 
 def test_every_setting_stands_in_the_readme() -> None:

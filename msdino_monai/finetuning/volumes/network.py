@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from msdino_monai.finetuning.report import write_json
 from msdino_monai.networks.lora import load_adapter, load_trained, save_adapter, trained_tensors
 from msdino_monai.networks.sam import SamSegmenter, lite_medsam_checkpoint
 from msdino_monai.networks.sam.size import size_of
+from msdino_monai.networks.sam.trainable import chosen
 
 # Without a model to say otherwise; those of the bundle's train.json.
 _SIZES: dict[str, Any] = {"size": "lite_medsam", "rank": 32, "trainable": "flap", "image_size": 224, "num_slices": 5}
@@ -87,12 +88,17 @@ def is_adapter(model: str | Path) -> bool:
 
 
 def write_adapter(network: nn.Module, model: str | Path) -> Path | None:
-    """What was trained, alone, beside the whole model and with its description; nothing where that is all of it."""
-    plain, path = unwrapped(network), Path(str(model)).expanduser().with_name("adapter.safetensors")
-    if rank() > 0 or all(parameter.requires_grad for parameter in plain.parameters()):
-        return None
-    said = read_description(model)
-    save_adapter(path, plain, classes=",".join(said.get("classes", [])))
+    """What `trainable` trains, alone, beside the whole model and with its description; nothing where that is all of it.
+
+    A federation's pattern may have frozen a part of it. Whoever loads the adapter knows nothing of that: it holds the
+    frozen part too.
+    """
+    plain, path = cast(SamSegmenter, unwrapped(network)), Path(str(model)).expanduser().with_name("adapter.safetensors")
+    with chosen(plain, str(plain.adaptation["trainable"])):
+        if rank() > 0 or all(parameter.requires_grad for parameter in plain.parameters()):
+            return None
+        said = read_description(model)
+        save_adapter(path, plain, classes=",".join(said.get("classes", [])))
     write_json(beside(path, "network"), said)
     return path
 

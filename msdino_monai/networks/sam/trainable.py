@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -37,6 +39,18 @@ def choose(network: nn.Module, trainable: str) -> None:
     pattern = re.compile(_TRAINED[trainable])
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(pattern.fullmatch(name) is not None)
+
+
+@contextmanager
+def chosen(network: nn.Module, trainable: str) -> Iterator[None]:
+    """For a while this choice holds again, whatever else has been frozen since."""
+    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    choose(network, trainable)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
 def without_gradient(network: nn.Module) -> list[str]:

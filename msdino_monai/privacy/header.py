@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 _TAGS = {"sex": "PatientSex", "view": "ViewPosition", "machine": "ManufacturerModelName"}
 _TIMES = ("StudyDate", "StudyTime")
@@ -27,10 +26,12 @@ def read_patient(path: Path) -> str:
 
 
 def _read(path: Path, tags: Sequence[str]) -> dict[str, str]:
+    if not path.is_file():  # a pipe would wait for ever
+        return {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd values are the reader's to report
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
             return {tag: str(header.get(tag) or "") for tag in tags}
-    except (InvalidDicomError, OSError):
+    except Exception:  # a broken header can raise anything; the export's reader says what is wrong with it
         return {}

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from privacy_exports import BUNDLE
 
@@ -14,7 +17,7 @@ from msdino_monai.errors import UserError
 from msdino_monai.images.cohort import write_cohort
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.privacy.attribute import guess_attribute
-from msdino_monai.privacy.header import read_patient
+from msdino_monai.privacy.header import read_header, read_patient
 from msdino_monai.privacy.pool import ExportBundle, read_labels, read_pool
 
 TINY = ExportBundle(BUNDLE, {"img_size": 32})
@@ -70,6 +73,19 @@ def test_other_radiographs_of_exported_patients_are_looked_for(hospital: Path, t
 def test_auxiliary_folder_that_is_not_there_is_named(hospital: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--auxiliary_dir .*nowhere is no folder"):
         read_pool(TINY, hospital, tmp_path, auxiliary_dir=tmp_path / "nowhere", quarantine=Quarantine(tmp_path))
+
+
+def test_headers_that_cannot_be_read_say_nothing(write_dicom: Callable[..., Path], picture: np.ndarray) -> None:
+    """Whatever pydicom raises; and a pipe does not hang."""
+    path = write_dicom(picture)
+    assert read_patient(path) == "hospital-number-77"
+    path.write_bytes(path.read_bytes().replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x10\x00U^"))
+    with pytest.raises(NotImplementedError):
+        pydicom.dcmread(path)
+    assert read_patient(path) == ""
+    pipe = path.with_name("pipe")
+    os.mkfifo(pipe)
+    assert read_header(pipe) == read_header(path.with_name("absent")) == {}
 
 
 def test_sex_is_read_from_headers_and_rare_classes_are_unknown(hospital: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import fcntl
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class Quarantine:
 
     def rejected(self) -> list[dict[str, str]]:
         return list(_rows(self.quarantined))
+
+    def reasons(self) -> dict[str, int]:
+        """Why files were refused, and how many each time, the most common first."""
+        return dict(Counter(f"{row['step']}: {row['reason']}" for row in self.rejected()).most_common())
 
     def suspicious(self) -> list[dict[str, str]]:
         """Each file once for each reason, however many runs have read it."""

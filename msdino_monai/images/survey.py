@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -65,13 +64,12 @@ def survey(
         if len(shown) < pictures:
             shown.append(sample["image"].as_tensor()[0])  # (1, H, W) -> (H, W)
             names.append(sample["file"])
-    reasons = Counter(f"{row['step']}: {row['reason']}" for row in quarantine.rejected())
     report = {
         "files": len(images),
         "usable": count,
         "quarantined": len(images) - count,
         "flagged": len(quarantine.suspicious()),
-        "reasons": dict(reasons.most_common()),
+        "reasons": quarantine.reasons(),
     }
     (output / "survey.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     if shown:

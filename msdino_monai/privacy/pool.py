@@ -95,7 +95,9 @@ def read_pool(
     wanted = exported if auxiliary_dir else exported + auxiliary
     found = _read(listed, wanted, quarantine, seed, "radiographs")
     if len(found) < _LEAST:
-        raise UserError(f"{len(found)} usable images in {dataset_dir}; an audit needs at least {_LEAST}.")
+        reason, refused = next(iter(quarantine.reasons().items()), ("", 0))
+        why = f" Most often ({refused} files): {reason}." if refused else ""
+        raise UserError(f"{len(found)} usable images in {dataset_dir}; an audit needs at least {_LEAST}.{why}")
     count = exported if auxiliary_dir else min(exported, max(_LEAST, len(found) // 2))
     sample, rest = found[:count], found[count:]
     patients = {image.patient for image in sample} - {""}

@@ -75,6 +75,17 @@ def test_auxiliary_folder_that_is_not_there_is_named(hospital: Path, tmp_path: P
         read_pool(TINY, hospital, tmp_path, auxiliary_dir=tmp_path / "nowhere", quarantine=Quarantine(tmp_path))
 
 
+def test_too_few_images_come_with_the_reason(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "ab":
+        (images / name).write_bytes(b"no image")
+    (images / "c").touch()
+    said = r"0 usable images in .*; an audit needs at least 3\. Most often \(2 files\): open: not DICOM, PNG"
+    with pytest.raises(UserError, match=said):
+        read_pool(TINY, images, tmp_path / "out", quarantine=Quarantine(tmp_path))
+
+
 def test_headers_that_cannot_be_read_say_nothing(write_dicom: Callable[..., Path], picture: np.ndarray) -> None:
     """Whatever pydicom raises; and a pipe does not hang."""
     path = write_dicom(picture)

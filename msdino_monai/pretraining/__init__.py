@@ -3,7 +3,7 @@
 from msdino_monai.pretraining.branch import Branch, start_teacher
 from msdino_monai.pretraining.checkpoint import Checkpoints
 from msdino_monai.pretraining.collapse import CollapseGuard
-from msdino_monai.pretraining.crops import CropSampling, GatheredImages
+from msdino_monai.pretraining.crops import CropSampling, FirstRanksQuarantine, GatheredImages
 from msdino_monai.pretraining.curves import Curves, CurvesFile
 from msdino_monai.pretraining.encoder import check_weights, encoder_of
 from msdino_monai.pretraining.features import (
@@ -52,6 +52,7 @@ __all__ = [
     "ExportedTokens",
     "FeatureFile",
     "FeatureInferer",
+    "FirstRanksQuarantine",
     "FrozenPrototypes",
     "GatheredImages",
     "MaskedSampling",

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from msdino_monai.errors import UserError
+from msdino_monai.distributed import rank
+from msdino_monai.errors import RadiographError, UserError
 from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.files import existing_folder, find_images
 from msdino_monai.images.quarantine import Quarantine
@@ -28,6 +29,22 @@ _LARGE, _SMALL = 200, 201
 _AREA, _RATIO, _ROW, _COLUMN, _ANGLE, _GAMMA = range(6)
 
 
+class FirstRanksQuarantine(Quarantine):
+    """For what every rank reads: the first one notes which files cannot be used, once."""
+
+    def clear(self, keep_flags: bool = False) -> None:
+        if rank() == 0:
+            super().clear(keep_flags)
+
+    def reject(self, file: str, error: RadiographError) -> None:
+        if rank() == 0:
+            super().reject(file, error)
+
+    def flag(self, file: str, reason: str) -> None:
+        if rank() == 0:
+            super().flag(file, reason)
+
+
 class GatheredImages:
     """Radiographs of one or several hospitals in memory, with what `TokenStore` says of exports.
 
@@ -37,7 +54,7 @@ class GatheredImages:
     Args:
         embedding: what turns crops into tokens.
         img_size: side of the square images that are kept; crops are taken from these.
-        quarantine: where unusable files are noted.
+        quarantine: where unusable files are noted, those of this reading alone.
     """
 
     num_views = 1
@@ -45,6 +62,7 @@ class GatheredImages:
     def __init__(
         self, dataset_dir: str | Path, embedding: PatchEmbedding, img_size: int, quarantine: Quarantine
     ) -> None:
+        quarantine.clear()
         load = LoadRadiographd("image", img_size=img_size)
         root = existing_folder(dataset_dir)
         images, self.sites = [], []

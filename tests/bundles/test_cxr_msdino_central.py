@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from msdino_monai.backbone import read_backbone
 from msdino_monai.errors import UserError
 from msdino_monai.images.cohort import write_cohort
+from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.pretraining import CurvesFile
 
 PRETRAIN = BUNDLES / "cxr_msdino_pretraining"
@@ -32,12 +35,12 @@ SMALL: dict[str, Any] = {
 }
 
 
-def run(bundle: Path, configs: list[str], **settings: Any) -> ConfigWorkflow:
+def run(bundle: Path, configs: list[str], kind: str = "train", **settings: Any) -> ConfigWorkflow:
     flow = ConfigWorkflow(
         config_file=[str(bundle / "configs" / name) for name in configs],
         meta_file=str(bundle / "configs" / "metadata.json"),
         logging_file=False,
-        workflow_type="train",
+        workflow_type=kind,
         bundle_root=str(bundle),
         **settings,
     )
@@ -85,3 +88,29 @@ def test_body_of_pooled_images_is_fine_tuned_like_any_other(
     pretrained = {name.removeprefix("body."): t for name, t in backbone.state.items() if name.startswith("body.")}
     assert {name: t.shape for name, t in body.items()} == {name: t.shape for name, t in pretrained.items()}
     assert all(torch.isfinite(tensor).all() for tensor in body.values())
+
+
+def test_quarantine_is_that_of_the_run_and_is_told_at_its_end(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(CurvesFile, "draw", lambda *_: None)
+    shutil.copytree(hospitals, tmp_path / "hospitals")
+    site, output = tmp_path / "hospitals" / "site_a", tmp_path / "central"
+    item = json.loads((site / "datalist.json").read_text())["training"][0]
+    whole = (site / item["image"]).read_bytes()
+    (site / item["image"]).write_bytes(b"no image")
+    given = {**SMALL, "dataset_dir": str(site.parent), "output_dir": str(output), "max_epochs": 1}
+    run(PRETRAIN, ["train.json", "central.json"], **given)
+    assert [row["file"] for row in Quarantine(output).rejected()] == [item["image"]]
+    assert f"1 quarantined, see {output / 'quarantine.csv'}" in capsys.readouterr().out
+
+    given = {"dataset_dir": str(site), "backbone": str(output / "models"), "num_workers": 0}
+    given |= {"output_dir": str(tmp_path / "features"), "datalist": str(site / "datalist.json")}
+    for configs in (["inference.json"], ["inference.json", "evaluate.json"]):
+        run(PRETRAIN, configs, "inference", **given)
+        assert [row["file"] for row in Quarantine(tmp_path / "features").rejected()] == [item["image"]]
+    (site / item["image"]).write_bytes(whole)
+    for configs in (["inference.json"], ["inference.json", "evaluate.json"]):
+        (tmp_path / "features" / "quarantine.csv").write_text("file,step,reason,what to do\nold,,,\n")
+        run(PRETRAIN, configs, "inference", **given)
+        assert Quarantine(tmp_path / "features").summary() == ""

@@ -14,7 +14,7 @@ from PIL import Image
 from msdino_monai.errors import UserError
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.networks import PatchEmbedding
-from msdino_monai.pretraining import CropSampling, GatheredImages
+from msdino_monai.pretraining import CropSampling, FirstRanksQuarantine, GatheredImages
 
 
 @pytest.fixture
@@ -106,3 +106,19 @@ def test_images_of_hospitals_are_gathered_and_only_those_for_training(
 def test_folder_without_hospitals_is_refused(embedding: PatchEmbedding, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="hospitals' folders"):
         GatheredImages(tmp_path, embedding, 80, Quarantine(tmp_path))
+
+
+def test_first_rank_notes_what_this_reading_could_not_use(
+    embedding: PatchEmbedding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_hospital(tmp_path / "data" / "north", 2)
+    (tmp_path / "data" / "north" / "broken.png").write_bytes(b"no image")
+    quarantine = FirstRanksQuarantine(tmp_path)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        GatheredImages(tmp_path / "data", embedding, 80, quarantine)
+        assert [row["file"] for row in quarantine.rejected()] == ["broken.png"]
+    monkeypatch.delenv("RANK")
+    (tmp_path / "data" / "north" / "broken.png").unlink()
+    GatheredImages(tmp_path / "data", embedding, 80, quarantine)
+    assert quarantine.rejected() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from monai.data import DataLoader
@@ -34,14 +35,14 @@ def survey(
     """Read every radiograph in a folder as the networks would, and say what is usable, what is not, and why.
 
     Writes survey.json (counts), quarantine.csv (files that cannot be used: step, reason, what to do), flagged.csv
-    (used, but worth a look) and contact_sheet.png (what the networks see). All of it names files: keep it inside the
-    hospital. Exit status 0: all usable; 3: some are quarantined; 1: failed.
+    (used, but worth a look) and contact_sheet.png (what the networks see). All of it names files: it is written for you
+    alone, keep it inside the hospital. Exit status 0: all usable; 3: some are quarantined; 1: failed.
     """
     check_whole_numbers(1, img_size=img_size)
     check_whole_numbers(0, num_workers=num_workers, pictures=pictures)
     output = Path(output_dir)
     images = find_images(dataset_dir, leave_out=[output])
-    output.mkdir(parents=True, exist_ok=True)
+    _make_private(output)
     quarantine = Quarantine(output)
     quarantine.clear()
     load = LoadRadiographd(
@@ -71,10 +72,25 @@ def survey(
         "flagged": len(quarantine.suspicious()),
         "reasons": quarantine.reasons(),
     }
-    (output / "survey.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with _private_file(output / "survey.json") as file:
+        file.write(json.dumps(report, indent=2).encode() + b"\n")
     if shown:
-        contact_sheet(shown, names, f"{count} usable of {len(images)} files, as the networks see them").save(
-            output / "contact_sheet.png"
-        )
+        sheet = contact_sheet(shown, names, f"{count} usable of {len(images)} files, as the networks see them")
+        with _private_file(output / "contact_sheet.png") as file:
+            sheet.save(file, "PNG")
     print(f"{count} of {len(images)} files are usable; {quarantine.summary() or 'none quarantined'}.")
     return 3 if count < len(images) else 0
+
+
+def _make_private(folder: Path) -> None:
+    """A folder only its owner may enter (0700); one that holds something stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        folder.chmod(0o700)
+
+
+def _private_file(path: Path) -> BinaryIO:
+    """A new file (0600) in the place of an old one."""
+    path.unlink(missing_ok=True)
+    path.touch(0o600, exist_ok=False)
+    return path.open("wb")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +102,21 @@ def test_survey_of_good_files_succeeds_and_forgets_old_rows(folder: Path, tmp_pa
             path.unlink()
     assert main(arguments) == 0
     assert not (output / "quarantine.csv").exists()
+
+
+def test_survey_is_written_for_its_owner_alone(folder: Path, tmp_path: Path) -> None:
+    """It shows patients; what a survey before wrote for everybody is written anew."""
+    output = tmp_path / "out"
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            main(["survey", "--dataset_dir", str(folder), "--output_dir", str(output), "--img_size", "32"])
+            modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [output, *output.iterdir()]}
+            files = {"survey.json": 0o600, "contact_sheet.png": 0o600, "quarantine.csv": 0o600}
+            assert modes == {"out": 0o700, **files}
+            (output / "contact_sheet.png").chmod(0o644)
+    finally:
+        os.umask(before)
 
 
 def test_flags_are_kept_where_asked_and_listed_once(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from msdino_monai.errors import UserError
+from msdino_monai.errors import RadiographError, UserError
 from msdino_monai.images.dataset import UsableImages
 from msdino_monai.images.files import existing_folder, find_images
+from msdino_monai.images.transforms import only_file
 from msdino_monai.vault import ExportState
 
 SECTIONS = ("training", "validation", "test")
@@ -88,6 +89,7 @@ def fingerprint(path: Path) -> str:
     The first holds a DICOM header with its UIDs. Reading whole files again would make resuming as slow as exporting.
     """
     try:
+        path = only_file(path)
         size = path.stat().st_size
         if not path.is_file():
             return f"no file {os.fspath(path)}"
@@ -96,6 +98,6 @@ def fingerprint(path: Path) -> str:
             for place in (0, (size - _BLOCK) // 2, size - _BLOCK):
                 file.seek(max(0, place))
                 digest.update(file.read(_BLOCK))
-    except OSError:  # the reader will say why, when its turn comes
+    except (OSError, RadiographError):  # the reader will say why, when its turn comes
         return f"no file {os.fspath(path)}"
     return digest.hexdigest()

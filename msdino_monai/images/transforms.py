@@ -77,7 +77,7 @@ class LoadRadiograph(Transform):
 
     def __call__(self, image: str | Path | MetaTensor | NDArray[Any]) -> MetaTensor:
         if isinstance(image, (str, Path)):
-            path = _only_file(image)
+            path = only_file(image)
             radiograph = read_radiograph(path, self.rules, self.with_patient)
             about: dict[str, Any] = {"filename_or_obj": str(path)}
         else:
@@ -104,7 +104,7 @@ class LoadRadiograph(Transform):
         return MetaTensor(pixels[None].contiguous(), meta=meta)  # (H, W) -> (1, H, W)
 
 
-def _only_file(path: str | Path) -> Path:
+def only_file(path: str | Path) -> Path:
     """A DICOM series may come as its folder; a radiograph's holds one file."""
     if not Path(path).is_dir():
         return Path(path)

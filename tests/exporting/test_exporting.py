@@ -189,6 +189,17 @@ def test_images_are_told_apart_by_content_not_by_name(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "absent").startswith("no file")
 
 
+def test_folder_of_one_file_is_that_image(tmp_path: Path) -> None:
+    """As the reader takes it: the same radiograph named by its folder, or moved, is not exported twice."""
+    for name in ("series", "moved"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "a.dcm").write_bytes(b"one")
+    prints = {fingerprint(tmp_path / name) for name in ("series", "moved", "series/deep/a.dcm")}
+    assert len(prints) == 1
+    (tmp_path / "series" / "b.dcm").touch()
+    assert fingerprint(tmp_path / "series").startswith("no file")
+
+
 def test_datalist_without_a_patient_names_nobody(tmp_path: Path) -> None:
     (tmp_path / "datalist.json").write_text('{"training": [{"image": "a.dcm", "patient": null}]}')
     assert list_images(tmp_path, tmp_path / "datalist.json") == [{"image": "a.dcm", "patient": ""}]

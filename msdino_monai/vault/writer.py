@@ -204,7 +204,7 @@ def lock_export(output_dir: Path) -> Lock:
 
 
 def seal_details(details: Mapping[str, Any], recipients: tuple[str, ...]) -> str:
-    """The part of the manifest that describes the embedder and the defences, as age text."""
+    """The part of the manifest that describes the embedder and the options, as age text."""
     return seal(canonical(details), recipients, armored=True).decode("ascii")
 
 

@@ -125,6 +125,11 @@ def test_settings_that_tell_of_defences_are_sealed(hospital: Path, keys: Path, t
     manifest = (tmp_path / "out" / "manifest.json").read_text()
     assert "0.0625" not in manifest
     assert "RandAffine" not in manifest
+    readable = set(json.loads(manifest)) - {"format_version", "revision", "sealed", "details", "signature", "sha256"}
+    assert readable == {  # as docs/threat-model.md says
+        *("site_id", "counts", "shards", "tools", "embedder_sha256"),
+        *("num_tokens", "kept_tokens", "embedding_dim", "num_views", "dtype"),
+    }
     assert all(path.suffix == ".age" for path in (tmp_path / "out" / "shards").iterdir())
 
 

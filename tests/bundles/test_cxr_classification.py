@@ -253,6 +253,7 @@ def test_class_without_positives_is_null_and_said_so(
         (lambda _, label: label, {"task": "multilabel"}, "--task must be"),
         (lambda _, label: label, {"freeze_backbone": True}, "needs a --backbone"),
         (lambda _, label: label, {"batch_size": 0}, "--batch_size must be a whole number"),
+        (lambda _, label: label, {"specificity": 90}, "--specificity must be a number from 0 to 1, got 90"),
     ],
 )
 def test_labels_and_settings_that_cannot_be_learnt_are_refused(

@@ -321,6 +321,7 @@ def test_bad_masks_and_settings_are_one_line(hospital: Path, tmp_path: Path) -> 
             (None, {"label_key": "heart"}, "no key 'heart'"),
             (None, {"task": "softmax"}, "--task must be one of multi_class, binary, multi_label"),
             (None, {"max_epochs": 0}, "--max_epochs must be a whole number of at least 1"),
+            (None, {"threshold": 50}, "--threshold must be a number from 0 to 1, got 50"),
             (None, {"output_dir": ""}, "missing --output_dir"),
             (None, {"patch_size": 8, "img_size": 30}, "img_size must be a multiple of patch_size 8"),
         ]

@@ -410,6 +410,7 @@ def test_bad_masks_and_settings_are_one_line(hospital: Path, tmp_path: Path) -> 
             (no_data, {}, "has no training entries"),
             (None, {"label_key": "heart", "classes": "a,b"}, "heart is no mask's path"),
             (None, {"max_epochs": 0}, "--max_epochs must be a whole number of at least 1"),
+            (None, {"min_overlap": 10}, "--min_overlap must be a number from 0 to 1, got 10"),
             (None, {"output_dir": ""}, "missing --output_dir"),
             (None, {"image_size": 30}, "image_size 30 does not fit tiny"),
             (None, {"size": "huge"}, "size huge is not known"),

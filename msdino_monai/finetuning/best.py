@@ -27,7 +27,7 @@ class BestWeights:
         averaged: what was validated.
         model: where the best go, a plain dict of tensors.
         description: what the network is; goes beside the model.
-        key_metric: larger is better; undefined (NaN) is never the best.
+        key_metric: larger is better; undefined (NaN) is never the best, and never counts as patience.
         patience: validations without a better one until the training stops; 0 never stops it.
     """
 
@@ -46,6 +46,7 @@ class BestWeights:
         self.description, self.key_metric, self.patience = dict(description), key_metric, patience
         self.score: float | None = None
         self.epoch, self.stale = 0, 0
+        self._told = False
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -54,7 +55,10 @@ class BestWeights:
         if self.evaluator.state.epoch != engine.state.epoch:  # no validation after this epoch
             return
         score = float(self.evaluator.state.metrics.get(self.key_metric, math.nan))
-        if math.isfinite(score) and (self.score is None or score > self.score):
+        if not math.isfinite(score):
+            self._tell_undefined(int(engine.state.epoch))
+            return
+        if self.score is None or score > self.score:
             self.score, self.epoch, self.stale = score, int(engine.state.epoch), 0
             self._save()
             return
@@ -62,6 +66,16 @@ class BestWeights:
         if self.patience and self.stale >= self.patience:
             _log.info("No better %s for %d validations; stopping.", self.key_metric, self.stale)
             engine.terminate()
+
+    def _tell_undefined(self, epoch: int) -> None:
+        if rank() == 0 and not self._told:
+            _log.warning(
+                "%s is undefined after epoch %d; such validations choose nothing and do not count as patience. "
+                "Put images of every class into the validation section.",
+                self.key_metric,
+                epoch,
+            )
+        self._told = True
 
     def finish(self, epochs: int) -> None:
         """Bring the best weights back into the averaged network; the last ones where none was ever better."""

@@ -107,6 +107,14 @@ def test_score_that_is_never_defined_keeps_the_last_weights(tmp_path: Path, capl
     assert "never defined" in caplog.text
 
 
+def test_undefined_score_is_no_reason_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    undefined = math.nan
+    training = Training(tmp_path, [undefined, 0.5, undefined, undefined, 0.4, undefined, 0.9], patience=2)
+    training.run()
+    assert training.best.state_dict() == {"score": 0.9, "epoch": 7, "stale": 0}
+    assert caplog.text.count("score is undefined after epoch") == 1
+
+
 def test_cut_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     expected = Training(tmp_path / "whole", [0.1] * 3).run()
     Training(tmp_path / "cut", [0.1] * 3).run()

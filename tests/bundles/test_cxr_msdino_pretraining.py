@@ -310,6 +310,24 @@ def test_bad_input_gets_one_line_before_any_training(
     assert not list(tmp_path.glob("out/checkpoints/*")), "nothing was trained"
 
 
+@pytest.mark.parametrize(
+    ("token_weight", "hidden_share", "learns"), [(1.0, 0.3, True), (1.0, 0.0, False), (0.0, 0.3, False)]
+)
+def test_token_head_is_there_only_where_something_teaches_it(
+    token_weight: float, hidden_share: float, learns: bool, settings: dict[str, Any]
+) -> None:
+    """Ranks wait for the gradient of every parameter."""
+    flow = workflow(**{**settings, "token_weight": token_weight, "hidden_share": hidden_share, "drop_path_rate": 0.0})
+    flow.initialize()
+    student, trainer = (flow.parser.get_parsed_content(name) for name in ("student", "train#trainer"))
+    assert (student.token_head is not None) is learns
+    subsets, _ = trainer.prepare_batch(next(iter(flow.parser.get_parsed_content("train#batches"))), "cpu")
+    groups = [group for group in (subsets.large, subsets.small) if group is not None]
+    said = student(groups, subsets.hidden)
+    sum(part.square().sum() for part in (said.logits, said.token_logits) if part is not None).backward()
+    assert [name for name, parameter in student.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize("how", ["altered", "mixed"])
 def test_exports_that_cannot_be_trusted_are_refused(
     how: str,

@@ -246,6 +246,7 @@ def test_class_without_positives_is_null_and_said_so(
         (lambda _, label: label, {"task": "multi_class"}, "mend --task"),
         (lambda _, label: sum(label), {}, "mend --task"),
         (lambda _, label: [*label[:-1], 2], {}, "label is"),
+        (lambda *_: "datalist.json", {}, "needs a list of numbers as label, got .*json"),
         (lambda _, label: label[:-1], {}, "make them agree"),
         (lambda _, label: label, {"label_fraction": 2.0}, "--label_fraction"),
         (lambda _, label: label, {"class_weights": (1, 2)}, "--class_weights needs 6"),

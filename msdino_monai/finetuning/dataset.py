@@ -49,9 +49,8 @@ class ImageCache:
         if self.folder is None:
             return load(dict(item))
         path = self.folder / f"{self._key(item)}.pt"
-        if path.exists():
-            kept = torch.load(path, weights_only=True)
-            return {**item, **{name: _widened(tensor) for name, tensor in kept.items()}}
+        if (found := _read(path)) is not None:
+            return {**item, **found}
         sample = load(dict(item))
         kept = {name: _narrowed(value) for name, value in sample.items() if isinstance(value, torch.Tensor)}
         if not path.parent.is_dir():
@@ -75,6 +74,18 @@ class ImageCache:
         states = [[file.st_size, file.st_mtime_ns] for file in files]
         said = json.dumps([self.made_with, dict(item), states], sort_keys=True, default=str)
         return hashlib.sha256(said.encode()).hexdigest()[:40]
+
+
+def _read(path: Path) -> dict[str, torch.Tensor] | None:
+    """What a file of the cache holds; one that a crash has torn is removed, to be made again."""
+    if not path.exists():
+        return None
+    try:
+        return {name: _widened(tensor) for name, tensor in torch.load(path, weights_only=True).items()}
+    except Exception as error:  # torch has many
+        _log.warning("%s of the cache cannot be read (%s); its image is read again.", path.name, error)
+        path.unlink(missing_ok=True)
+        return None
 
 
 def _narrowed(tensor: torch.Tensor) -> torch.Tensor:

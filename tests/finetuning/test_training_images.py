@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_cache_gives_what_was_read_and_only_to_its_owner(items: list[dict[str, o
     assert not cached[1]["image"].any(), "the second time nothing is decoded"
     cache.remove()
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("torn", [lambda whole: whole[:100], lambda _: b"", lambda whole: bytes(len(whole))])
+def test_torn_file_of_the_cache_is_made_again(
+    torn: Callable[[bytes], bytes], items: list[dict[str, object]], tmp_path: Path
+) -> None:
+    expected = training(items, tmp_path, cache=ImageCache(tmp_path / "cache"))[0]["image"]
+    (kept,) = (tmp_path / "cache").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(torn(whole))
+    assert torch.equal(training(items, tmp_path, cache=ImageCache(tmp_path / "cache"))[0]["image"], expected)
+    assert len(kept.read_bytes()) == len(whole)
 
 
 def test_changed_file_or_setting_is_read_again(items: list[dict[str, object]], tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 from monai.utils.misc import MONAIEnvVars
 
@@ -24,6 +25,13 @@ _RUN_FLAGS = (
     *("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file"),
     *("workflow_type", "workflow_name", "bundle_root"),
 )
+
+# The settings of all bundles that name a file or a folder.
+_PATHS = {
+    *("audit", "auxiliary_dir", "backbone", "bundle_root", "cache_dir", "checkpoint", "coordinator_key", "datalist"),
+    *("dataset_dir", "embedder_checkpoint", "identity", "output_dir", "signing_key", "state_dir", "trusted_sites"),
+    *("val_datalist", "val_dataset_dir"),
+}
 
 
 def is_command_line() -> bool:
@@ -46,6 +54,7 @@ def check_settings(required: Mapping[str, Any]) -> None:
     if is_command_line():
         given = check_flags(sys.argv[2:], [*known_settings(sys.argv[2:]), *_RUN_FLAGS])
         _check_device(given.get("device", "cpu"))
+        _check_paths(given)
     missing = [name for name, value in required.items() if value is None or str(value).strip() == ""]
     if missing:
         flags = ", ".join(f"--{name}" for name in missing)
@@ -68,6 +77,14 @@ def _check_device(name: str) -> None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise UserError(f"--device is {name}, but torch finds {count} GPUs here; leave it out, or give another.")
+
+
+def _check_paths(given: Mapping[str, str]) -> None:
+    """fire reads what looks like Python: `2024.10` is a number to it, `export#2` a name and a comment."""
+    for name in _PATHS & given.keys():
+        typed, read = given[name], DefaultParseValue(given[name])
+        if read not in (typed, typed.strip("'\""), None) and not isinstance(read, (list, dict)):
+            raise UserError(f"--{name} {typed} was read as {read}; write --{name} ./{typed}.")
 
 
 def needed_from_people(**required: Any) -> dict[str, Any]:

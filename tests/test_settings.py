@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from msdino_monai.flags import as_flag
 from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.networks import PatchEmbedding
 from msdino_monai.settings import (
+    _PATHS,
     check_settings,
     finish,
     known_settings,
@@ -59,6 +62,27 @@ def test_settings_of_an_args_file_are_known(tmp_path: Path) -> None:
 def test_text_is_kept_as_it_was_typed(typed: list[str], text: str) -> None:
     typed.extend(["--site_id", text])
     assert text_setting("site_id", 12345) == text
+
+
+@pytest.mark.parametrize(("text", "read"), [("2024.10", "2024.1"), ("2024_06_01", "20240601"), ("export#2", "export")])
+def test_path_that_fire_would_change_is_refused(typed: list[str], text: str, read: str) -> None:
+    typed.extend(["--dataset_dir", text])
+    with pytest.raises(UserError, match=rf"--dataset_dir {text} was read as {read}; write --dataset_dir \./{text}\."):
+        check_settings({})
+
+
+@pytest.mark.parametrize("text", ["./2024.10", "./export#2", "2024-06-01", "007", "/d/2024.10", "~/a b", "'a'", "None"])
+def test_path_that_stays_as_it_was_typed_passes(typed: list[str], text: str) -> None:
+    typed.extend([f"--dataset_dir={text}", "--noise=0.1"])
+    check_settings({})
+
+
+def test_every_setting_that_sounds_like_a_path_is_checked() -> None:
+    configs = (Path(__file__).parents[1] / "bundles").glob("*/configs/*.json")
+    parts = [part for config in configs for part in json.loads(config.read_text()).items()]
+    names = {name for name, value in parts if not isinstance(value, dict)}
+    sounding = {name for name in names if re.search(r"(_dir|_file|_key|list|checkpoint)$", name)}
+    assert sounding - {"label_key"} <= _PATHS <= names
 
 
 def test_text_of_a_program_is_taken_as_it_is() -> None:

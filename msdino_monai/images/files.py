@@ -32,12 +32,12 @@ _NOT_IMAGES = {
     ".yml",
 }
 
-# What a folder of pictures holds that a survey, a privacy audit or a classifier wrote: second pictures of the patients.
-_OURS = (
-    ("survey.json", "contact_sheet.png"),
-    ("pictures/01_0_exported.png",),
-    ("predictions.json", "explanations"),
-)
+# Second pictures of the patients, if a survey, a privacy audit or a classifier wrote what stands behind them.
+_OURS = {
+    "contact_sheet.png": "survey.json",
+    "pictures": "pictures/01_0_exported.png",
+    "explanations": "predictions.json",
+}
 
 
 def find_images(folder: str | Path, leave_out: Iterable[str | Path] = ()) -> list[str]:
@@ -54,17 +54,15 @@ def find_images(folder: str | Path, leave_out: Iterable[str | Path] = ()) -> lis
         if place in seen:
             subfolders[:] = []
             continue
-        if any(all((place / name).exists() for name in marks) for marks in _OURS):
-            ours.append(directory)
-            subfolders[:] = []
-            continue
         seen.add(place)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
+        written = {name for name in _OURS.keys() & {*subfolders, *names} if (place / _OURS[name]).exists()}
+        ours += [str(Path(directory, name)) for name in written]
+        subfolders[:] = [name for name in subfolders if not name.startswith(".") and name not in written]
+        for name in set(names) - written:
             if not name.startswith((".", "DICOMDIR")) and Path(name).suffix.lower() not in _NOT_IMAGES:
                 found.append(Path(directory, name).relative_to(root).as_posix())
     if ours:
-        _log.warning("Left out, as this package wrote what lies there: %s.", ", ".join(sorted(ours)))
+        _log.warning("Left out pictures that this package wrote: %s.", ", ".join(sorted(ours)))
     if not found:
         raise UserError(
             f"no images in {str(folder)!r}; give the folder that holds the DICOM, PNG, JPEG or NIfTI files."

@@ -226,18 +226,25 @@ def test_own_folders_are_not_searched(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", [("survey.json", "contact_sheet.png"), ("audit.json", "pictures/01_0_exported.png", "pictures/01_1.png")]
+    ("written", "picture"),
+    [
+        (("survey.json", "contact_sheet.png"), "contact_sheet.png"),
+        (("audit.json", "pictures/01_0_exported.png", "pictures/01_1.png"), "pictures"),
+        (("predictions.json", "explanations/a_effusion.png"), "explanations"),
+    ],
 )
-def test_pictures_of_an_earlier_survey_or_audit_are_no_radiographs(
-    tmp_path: Path, written: tuple[str, ...], caplog: pytest.LogCaptureFixture
+def test_pictures_of_an_earlier_run_are_no_radiographs(
+    tmp_path: Path, written: tuple[str, ...], picture: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "a.png").touch()
+    """Even among radiographs; a picture of such a name that nothing of ours lies beside is somebody's."""
+    for name in ("a.png", "b/c.png", "b/pictures/d.png", "b/explanations/e.png", "b/contact_sheet.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    theirs = find_images(tmp_path)
+    assert len(theirs) == 5
     for name in written:
-        (tmp_path / "notes" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "notes" / name).touch()
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
     with caplog.at_level("WARNING"):
-        assert find_images(tmp_path) == ["a.png"]
-    assert f"this package wrote what lies there: {tmp_path}/notes." in caplog.text
-    (tmp_path / "notes" / written[0]).unlink()
-    (tmp_path / "notes" / written[1]).rename(tmp_path / "notes" / "theirs.png")
-    assert "notes/theirs.png" in find_images(tmp_path), "a picture alone says nothing"
+        assert find_images(tmp_path) == theirs
+    assert f"pictures that this package wrote: {tmp_path / picture}." in caplog.text

@@ -16,6 +16,7 @@ from msdino_monai.exporting.handler import ExportHandler
 from msdino_monai.exporting.views import views_as_batch
 from msdino_monai.vault import ExportState
 from msdino_monai.vault.atomic import make_private_folder
+from msdino_monai.vault.ledger import Ledger
 
 
 class DryRun:
@@ -34,6 +35,9 @@ class DryRun:
         """Print how many files are usable, how large the export will be, how long it will take, and what is free."""
         images, handler = self.handler.images, self.handler
         state = ExportState(images.quarantine.quarantined.parent.parent)
+        ledger = Ledger(handler.output_dir, state, None)
+        if not ledger.exists():
+            ledger.refuse_foreign_files()
         make_private_folder(images.quarantine.quarantined.parent)
         images.quarantine.clear()
         finished = {bytes.fromhex(id_) for note in state.read_notes().values() for id_ in note.images}

@@ -53,7 +53,8 @@ class Ledger:
             )
         if self._shards.is_symlink() or (self._shards.exists() and any(self._shards.iterdir())):
             raise UserError(f"{self._shards} holds files without a manifest; name an empty output_dir.")
-        foreign = {path.name for path in self.folder.iterdir() if not TEMPORARY.fullmatch(path.name)} - {SHARD_FOLDER}
+        there = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        foreign = {name for name in there if not TEMPORARY.fullmatch(name)} - {SHARD_FOLDER}
         if foreign:
             raise UserError(
                 f"{self.folder} holds other files ({min(foreign)}), which would leave with the export; "

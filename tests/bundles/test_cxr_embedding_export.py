@@ -358,6 +358,14 @@ def test_dry_run_writes_no_export(hospital: Path, tmp_path: Path, capsys: pytest
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_refuses_where_the_export_would(hospital: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.pdf").touch()
+    for dry_run in (True, False):
+        with pytest.raises(UserError, match=r"holds other files \(report\.pdf\)"):
+            unwrapped(export, hospital, tmp_path / "out", dry_run=dry_run)
+
+
 def export_slowly(dataset_dir: Path, output_dir: Path) -> None:
     export(dataset_dir, output_dir, images_per_shard=2, batch_size=1)
 

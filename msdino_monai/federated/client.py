@@ -75,7 +75,6 @@ class Member:
         report = {
             "round": round_number,
             "held": self._held_round,
-            "images": site.images,
             "validation_images": site.validation_images,
             "metrics": metrics,
         }
@@ -91,6 +90,7 @@ class Member:
                 self._keep_back(round_number + 1, minus(wanted, sent))
         return data, {
             **report,
+            "images": site.images,  # after training, which finds the files that cannot be used
             "seconds": time.perf_counter() - started,
             "peak_memory_bytes": peak_memory_bytes(),
         }

@@ -36,7 +36,7 @@ class Site:
         evaluator: a MONAI `SupervisedEvaluator` on the network itself, not on averaged weights.
         key_metric: of the evaluator's metrics the one that chooses the best global model; larger is better.
         local_epochs: epochs in a round.
-        images: how many training samples there are, the site's weight; the length of the trainer's data set if None.
+        images: counts the training images that can be used, the site's weight; the trainer's whole data set if None.
         lr_scheduler: stepped by a handler every iteration over all rounds together.
         trainable_pattern: a regular expression on names of parameters; None is all that the bundle trains.
         agreement: what must be the same at all sites besides the base, such as names of classes.
@@ -52,7 +52,7 @@ class Site:
         evaluator: Any,
         key_metric: str,
         local_epochs: int = 1,
-        images: int | None = None,
+        images: Callable[[], int] | None = None,
         lr_scheduler: Any = None,
         trainable_pattern: str | None = None,
         agreement: Mapping[str, Any] | None = None,
@@ -65,13 +65,18 @@ class Site:
         freeze_others(network, trainable_pattern)
         self.network, self.trainer, self.evaluator = network, trainer, evaluator
         self.key_metric, self.local_epochs, self.seed = key_metric, local_epochs, seed
-        self.images = len(trainer.data_loader.dataset) if images is None else images
+        self._images = images or (lambda: len(trainer.data_loader.dataset))
         self.validation_images = 0
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         self.agreement = dict(agreement or {})
         self._scheduler, self._save, self._finish = lr_scheduler, save, finish
         self._optimizer_start = copy.deepcopy(trainer.optimizer.state_dict())
         self._schedule_start = None if lr_scheduler is None else copy.deepcopy(lr_scheduler.state_dict())
+
+    @property
+    def images(self) -> int:
+        """The site's weight as it is known now: all files that cannot be used are known after training."""
+        return self._images()
 
     def base(self) -> str:
         """The hash of what must be the same everywhere and is not sent."""

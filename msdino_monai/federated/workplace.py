@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from msdino_monai.errors import UserError
 from msdino_monai.federated.error import ShareableError
 from msdino_monai.federated.site import Site
+from msdino_monai.images.quarantine import Quarantine
 from msdino_monai.vault.atomic import hash_file
 
 # One machine that plays all sites sets the first two, a hospital the others.
@@ -93,7 +94,8 @@ def known_settings(bundle: Path) -> list[str]:
 
 
 def build_site(bundle: Path, dataset_dir: Path, output_dir: Path, settings: Mapping[str, Any]) -> Site:
-    """The bundle's `federated_site`, after the bundle's own checks."""
+    """The bundle's `federated_site`, after the bundle's own checks; files that were refused get another chance."""
+    Quarantine(output_dir).clear()
     given = {**settings, "dataset_dir": str(dataset_dir), "output_dir": str(output_dir)}
     datalist = dataset_dir / "datalist.json"
     if "datalist" not in given and "datalist" in known_settings(bundle) and datalist.is_file():

@@ -143,6 +143,11 @@ class TrainingImages(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.data)
 
+    def usable(self) -> int:
+        """How many of the items are not in the quarantine; who is, shows when the first epoch is over."""
+        refused = {row["file"] for row in self.quarantine.rejected()}
+        return sum(_name(item) not in refused for item in self.data)
+
     def __getitem__(self, place: tuple[int, int] | int) -> dict[str, Any]:
         epoch, index = place if isinstance(place, tuple) else (0, place)
         sample = self._usable(index)
@@ -156,8 +161,13 @@ class TrainingImages(Dataset[dict[str, Any]]):
             try:
                 return self.cache.through(item, self._reader.load)
             except RadiographError as error:
-                self.quarantine.reject(str(item.get("file", item["image"])), error)
+                self.quarantine.reject(_name(item), error)
         raise UserError(f"no image of the training section can be used; {self.quarantine.quarantined} says why.")
+
+
+def _name(item: Item) -> str:
+    """What the quarantine calls it."""
+    return str(item.get("file", item["image"]))
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,20 @@ def test_evaluator_sees_the_network_itself_and_no_average(cohort: Path, tmp_path
     for bundle in ("cxr_classification", "cxr_segmentation"):
         site = sites(bundle, cohort, tmp_path / bundle)[0]
         assert site.evaluator.network is site.network
+
+
+@pytest.mark.parametrize("bundle", ["cxr_classification", "cxr_segmentation"])
+def test_weight_of_a_site_counts_what_it_can_use(bundle: str, cohort: Path, tmp_path: Path) -> None:
+    shutil.copytree(cohort, tmp_path / "cohort")
+    folder = tmp_path / "cohort" / "site_a"
+    listed = json.loads((folder / "datalist.json").read_text())["training"]
+    whole = (folder / listed[0]["image"]).read_bytes()
+    (folder / listed[0]["image"]).write_bytes(b"no image")
+    site = sites(bundle, tmp_path / "cohort", tmp_path)[0]
+    assert site.images == len(listed)
+    site.train(site.tensors(), 1)
+    assert site.images == len(listed) - 1
+    (folder / listed[0]["image"]).write_bytes(whole)
+    site = sites(bundle, tmp_path / "cohort", tmp_path)[0]  # mended, and the federation begins again
+    site.train(site.tensors(), 1)
+    assert site.images == len(listed)

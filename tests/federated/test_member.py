@@ -68,6 +68,15 @@ def test_site_whose_loss_raised_trains_again_in_the_next_round(hospital: Hospita
     assert finished == [1]  # what the failed one had cached is gone
 
 
+def test_weight_is_what_could_be_used_in_this_rounds_training(hospital: Hospital) -> None:
+    member = hospital.member()
+    assert hospital.ask(member, 1)[1]["images"] == 24
+    site = member._site
+    assert site is not None
+    site._images = lambda: 24 - site.trainer.state.epoch  # one more is refused in every round
+    assert hospital.ask(member, 2)[1]["images"] == 22
+
+
 def test_failed_last_round_leaves_nothing_behind(hospital: Hospital) -> None:
     member, finished = hospital.member(), []
     hospital.ask(member, 1)

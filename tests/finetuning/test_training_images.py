@@ -100,6 +100,7 @@ def test_unusable_file_is_noted_once_and_replaced(items: list[dict[str, object]]
     for epoch in range(3):
         assert torch.equal(images[(epoch, 2)]["image"], images[(epoch, 3)]["image"])
     assert [row["file"] for row in images.quarantine.rejected()] == [items[2]["image"]]
+    assert (len(images), images.usable()) == (5, 4)
 
 
 def test_training_on_nothing_is_refused(items: list[dict[str, object]], tmp_path: Path) -> None:

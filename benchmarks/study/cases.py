@@ -6,7 +6,7 @@ import csv
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,12 @@ class Cases:
     def scores(self) -> Numbers:
         """ROC AUC of each finding, or the mean Dice of each class where there is something to draw; else NaN."""
         return self.weighted(np.ones((1, len(self.values))))[0]
+
+    def only(self, name: str) -> Cases:
+        """One class alone."""
+        column = [self.classes.index(name)]
+        truth = None if self.truth is None else self.truth[:, column]
+        return replace(self, classes=(name,), values=self.values[:, column], truth=truth)
 
     def weighted(self, counts: Numbers) -> Numbers:
         """The same (R, C) for images that stand there several times, or not at all: counts (R, n)."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,27 +26,35 @@ FINE = (0, 3)  # finished; finished, and some files were set aside
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command with all the processes it started."""
+    """Of a command with all the processes it started; `resumed`: it went on with what an earlier one had begun."""
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_mb: float = 0.0
+    resumed: bool = False
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.seconds + other.seconds,
             self.cpu_seconds + other.cpu_seconds,
             max(self.peak_mb, other.peak_mb),
+            self.resumed or other.resumed,
         )
 
 
-def once(place: Path, work: Callable[[Path], Cost]) -> Cost:
-    """Do `work` in a folder; its cost is kept beside what it made, and it is not done again."""
+def once(place: Path, work: Callable[[Path], Cost], anew: Sequence[Path] = ()) -> Cost:
+    """Do `work` in a folder; its cost is kept beside what it made, and it is not done again.
+
+    What an earlier attempt left is gone on with, but for the folders `anew`, which are removed first.
+    """
     done = place / "cost.json"
     if not done.exists():
+        for folder in anew:
+            shutil.rmtree(folder, ignore_errors=True)
+        begun = place.exists()
         place.mkdir(parents=True, exist_ok=True)
         cost = work(place)
-        write_json(done, asdict(cost))
+        write_json(done, asdict(replace(cost, resumed=cost.resumed or begun)))
     return Cost(**json.loads(done.read_text(encoding="utf-8")))
 
 

@@ -4,8 +4,8 @@
 
 SYNTHETIC hospitals train LiteMedSAM's real weights, each row by one run of the verb `federate`. Beside the federations
 stands what each hospital learns alone, of the same parts in as many epochs. Every best model by validation is tried on
-the test volumes of all hospitals. Run again to continue; finished rows are kept, and `--modes flap --transports int8`
-makes some of them.
+the test volumes of all hospitals. Run again to continue; `--modes flap --transports int8` makes some of the rows, and
+the table shows all that lie in the work folder.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from commands import Command, Cost, bundle, once, ours, run, work_through
 from federated import BUNDLE, CLASSES, MODES, add_sizes, read, write_sites
 from measuring import machine, parser_of, report, save, write_json
+from rows import code_of
 
 TRANSPORTS = ("fp32", "bf16", "int8")
 WITH_PAIRS = ("flap", "lora", "lora_decoder")  # of LoRA; only they can be averaged as products
@@ -53,14 +54,14 @@ class Way:
         return "_".join((self.mode, self.strategy, self.transport, *self.sites))
 
 
-def ways(arguments: argparse.Namespace) -> Iterator[Way]:
+def ways(modes: Sequence[str], transports: Sequence[str], numbers_of_sites: Sequence[int]) -> Iterator[Way]:
     """First what each hospital learns alone, then every federation."""
-    sites = [f"site_{letter}" for letter in "abcdef"[: max(arguments.numbers_of_sites)]]
-    for mode in arguments.modes:
+    sites = [f"site_{letter}" for letter in "abcdef"[: max(numbers_of_sites)]]
+    for mode in modes:
         yield from (Way(mode, "alone", "none", (site,)) for site in sites)
-    for number in sorted(arguments.numbers_of_sites, reverse=True):
-        for transport in arguments.transports:
-            for mode in arguments.modes:
+    for number in sorted(numbers_of_sites, reverse=True):
+        for transport in transports:
+            for mode in modes:
                 for strategy in ("fedavg", "flap")[: 1 + (mode in WITH_PAIRS)]:
                     yield Way(mode, strategy, transport, tuple(sites[:number]))
 
@@ -69,11 +70,10 @@ def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
     """The row of one seed, made now if it is not there yet."""
     folder = arguments.work_dir / f"seed_{seed}"
     place = folder / "rows" / way.name
-    path, given = place / "row.json", {name: getattr(arguments, name) for name in (*LENGTHS, *OF_THE_BUNDLE)}
+    path = place / "row.json"
     if path.exists():
-        row: Row = json.loads(path.read_text(encoding="utf-8"))
-        same_as_before(path, row["settings"], given)
-        return row
+        return read_row(path, arguments)
+    code = code_of([BUNDLE.name], asdict(way))
     model, cost = train(way, seed, folder, place, arguments)
     test = bundle(
         BUNDLE.name, ["train", "evaluate"], dataset_dir=folder / "sites", datalist=folder / "test.json",
@@ -81,12 +81,35 @@ def make_row(way: Way, seed: int, arguments: argparse.Namespace) -> Row:
     )  # fmt: skip
     once(place / "test", lambda made: run(test, made / "log.txt"))
     row = {
-        **asdict(way), "seed": seed, "settings": given, "dice": dice_of(place / "test" / "cases.csv"),
-        "cpu_seconds": cost.cpu_seconds, "peak_mb": cost.peak_mb,
+        **asdict(way), "seed": seed, "settings": settings_of(arguments),
+        "dice": dice_of(place / "test" / "cases.csv"),
+        "site_cpu_seconds": cost.cpu_seconds / len(way.sites),  # FLARE's own among them
+        "peak_mb": cost.peak_mb, "resumed": cost.resumed, "code_sha256": code, "machine": machine(),
         **({} if way.strategy == "alone" else {"bytes": read(place)["bytes"], "rounds": arguments.rounds}),
     }  # fmt: skip
     write_json(path, row, indent=1)
     return row
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in (*LENGTHS, *OF_THE_BUNDLE)}
+
+
+def read_row(path: Path, arguments: argparse.Namespace) -> Row:
+    row: Row = json.loads(path.read_text(encoding="utf-8"))
+    same_as_before(path, row["settings"], settings_of(arguments))
+    return row
+
+
+def rows_there(arguments: argparse.Namespace) -> list[Row]:
+    """All that lie in the work folder, of these seeds."""
+    every = [*ways(MODES, TRANSPORTS, range(2, arguments.hospitals + 1))]
+    paths = [
+        arguments.work_dir / f"seed_{seed}" / "rows" / way.name / "row.json"
+        for seed in arguments.seeds
+        for way in every
+    ]
+    return [read_row(path, arguments) for path in paths if path.exists()]
 
 
 def same_as_before(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -98,7 +121,7 @@ def prepare(folder: Path, seed: int, arguments: argparse.Namespace) -> None:
     """The hospitals of a seed, and one datalist of all their test volumes."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "hospitals.json"
-    cohort = {"sites": max(arguments.numbers_of_sites), **{name: getattr(arguments, name) for name in OF_THE_COHORT}}
+    cohort = {"sites": arguments.hospitals, **{name: getattr(arguments, name) for name in OF_THE_COHORT}}
     if path.exists():
         same_as_before(path, json.loads(path.read_text(encoding="utf-8")), cohort)
         return
@@ -169,15 +192,15 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 site: float(np.mean([mean_dice(row, site) for row, where in own if where == site]))
                 for site in sorted({site for _, site in own})
             },
-            "cpu_seconds": float(np.mean([row["cpu_seconds"] for row in mine])),
+            "site_cpu_seconds": float(np.mean([row["site_cpu_seconds"] for row in mine if not row["resumed"]] or [0])),
             "peak_mb": max(row["peak_mb"] for row in mine),
         }  # fmt: skip
         if strategy != "alone":
-            up = [row["bytes"]["to_server"] for row in mine]
-            entry |= {
-                "gains": gains,
-                **{f"{kind}_bytes": float(np.mean([each[kind] for each in up])) for kind in ("tensor", "wire")},
-            }
+            entry["gains"] = gains
+            for name, direction in (("up", "to_server"), ("down", "to_site")):
+                for kind in ("tensor", "wire"):
+                    sent = [row["bytes"][direction][kind] for row in mine]
+                    entry[f"{kind}_bytes_{name}"] = float(np.mean(sent))
         table.append(entry)
     return table
 
@@ -193,18 +216,19 @@ def show(table: Sequence[dict[str, Any]]) -> None:
             entry["mode"], entry["strategy"], entry["transport"], entry["sites"], entry["seeds"],
             *(entry[name] for name in (*CLASSES, "dice")),
             *(
-                (float(np.mean(gains)), f"{sum(each > 0 for each in gains)} of {len(gains)}", entry["wire_bytes"] / 1e6)
+                (float(np.mean(gains)), f"{sum(each > 0 for each in gains)} of {len(gains)}")
                 if (gains := entry.get("gains"))
-                else ("-", "-", entry.get("wire_bytes", 0) / 1e6)
+                else ("-", "-")
             ),
-            entry["cpu_seconds"],
+            *(entry.get(f"wire_bytes_{name}", 0) / 1e6 for name in ("up", "down")),
+            entry["site_cpu_seconds"],
         ]
         for entry in table
     ]  # fmt: skip
     header = ("trained", "averaged", "transport", "sites", "seeds", *CLASSES, "mean", "gain", "sites above 0")
     report(
         "Dice on the test volumes of the hospitals that took part, SYNTHETIC",
-        (*header, "MB up a round", "CPU s"),
+        (*header, "MB up a round", "MB down", "CPU s a hospital"),
         lines,
     )
 
@@ -214,23 +238,25 @@ def main() -> None:
     parser.add_argument("--work_dir", type=Path, required=True, help="where hospitals and models lie; kept")
     parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES, metavar="MODE", help=", ".join(MODES))
     parser.add_argument("--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS)
-    parser.add_argument("--numbers_of_sites", nargs="+", type=int, default=[3, 2], help="hospitals that take part")
+    parser.add_argument("--hospitals", type=int, default=3, help="that there are")
+    parser.add_argument("--numbers_of_sites", nargs="+", type=int, default=[3, 2], help="how many of them take part")
     parser.add_argument("--seeds", nargs="+", type=int, default=[11])
     add_sizes(parser)
     parser.add_argument("--workers", type=int, default=2, help="rows made at a time, each on one core")
     arguments = parser.parse_args()
+    if not all(2 <= number <= arguments.hospitals <= 6 for number in arguments.numbers_of_sites):
+        parser.error("--numbers_of_sites are from 2 to --hospitals, of which there are at most 6.")
     started_on = machine()
     arguments.work_dir = arguments.work_dir.absolute()
     for seed in arguments.seeds:
         prepare(arguments.work_dir / f"seed_{seed}", seed, arguments)
-    rows = work_through(
-        {
-            f"{way.name}, seed {seed}": partial(make_row, way, seed, arguments)
-            for seed in arguments.seeds
-            for way in ways(arguments)
-        },
-        arguments.workers,
-    )
+    jobs = {
+        f"{way.name}, seed {seed}": partial(make_row, way, seed, arguments)
+        for seed in arguments.seeds
+        for way in ways(arguments.modes, arguments.transports, arguments.numbers_of_sites)
+    }
+    work_through(jobs, arguments.workers)
+    rows = rows_there(arguments)
     table = summarise(rows)
     show(table)
     save(arguments, started_on, {"table": table, "rows": rows})

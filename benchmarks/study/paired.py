@@ -73,6 +73,8 @@ def estimate(
 ) -> Estimate:
     """The mean with a 95 % interval, by a bootstrap over seeds and, within each seed, over test patients.
 
+    Where all seeds were tested on the same patients (hospitals of one's own), they share the draws of patients, too.
+
     Bonferroni: with several `comparisons` each interval is so wide that all of them hold together with 95 %.
     """
     by_seed: dict[int, list[Single | Pair]] = defaultdict(list)
@@ -83,22 +85,32 @@ def estimate(
     generator = np.random.default_rng(seed)
     chosen = generator.integers(0, len(parts), (repeats, len(parts)))
     drawn = np.full(chosen.shape, np.nan)
+    draws: dict[tuple[str, ...], Numbers] = {}
+    shared = len(parts) > 1 and all(_tested_on(part) == _tested_on(parts[0]) for part in parts)
     for number, part in enumerate(parts):
         places = chosen == number
-        drawn[places] = _resampled(part, int(places.sum()), generator)
+        if shared:
+            drawn[places] = _resampled(part, repeats, generator, draws)[places.nonzero()[0]]
+        else:
+            drawn[places] = _resampled(part, int(places.sum()), generator, {})
     means = means_of(drawn)
     edge = 0.05 / comparisons / 2
     low, high = np.nanquantile(means, [edge, 1 - edge]) if np.isfinite(means).any() else (np.nan, np.nan)
     return Estimate(mean_of(np.array(values)), float(low), float(high), tuple(values))
 
 
+def _tested_on(models: Sequence[Single | Pair]) -> set[tuple[str, ...]]:
+    return {tuple(model.patients) for model in models}
+
+
 def _once(model: Single | Pair) -> Numbers:
     return np.ones((1, len(model.patients)))
 
 
-def _resampled(models: Sequence[Single | Pair], repeats: int, generator: np.random.Generator) -> Numbers:
-    """A seed's figure (repeats,) on patients drawn anew; models tested on the same patients share the draws."""
-    draws: dict[tuple[str, ...], Numbers] = {}
+def _resampled(
+    models: Sequence[Single | Pair], repeats: int, generator: np.random.Generator, draws: dict[tuple[str, ...], Numbers]
+) -> Numbers:
+    """A seed's figure (repeats,) on patients drawn anew; models tested on the same patients share the `draws`."""
     found = []
     for model in models:
         patients = tuple(model.patients)

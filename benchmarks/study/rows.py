@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from protocol import ARMS, TASKS, Arm, Protocol, Task
 from ways import Seed
 
 Row = dict[str, Any]
+HERE = Path(__file__).resolve().parent
+MAKES_ROWS = ("commands.py", "seeded.py", "ways.py")
 
 
 def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, float, str]) -> Row:
@@ -30,6 +32,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
         if row["protocol_sha256"] != digest(protocol):
             raise SystemExit(f"{path} was made by another protocol; give another --work_dir, or remove it.")
         return row
+    code = code_digest(arm, task)  # of before, not of whatever lies there when it is done
     model, learning = seed.learn(arm, task, place, None if site == "all" else site, fraction)
     cases = seed.test(task, model, place / "test", protocol.tested_on(site))
     row = {
@@ -37,7 +40,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
         "scores": scores(read_cases(cases)),
         "cost": cost(protocol, seed, arm, site, fraction, place, learning),
         "cases": str(cases.relative_to(work)),
-        "protocol_sha256": digest(protocol), "code_sha256": code_digest(arm, task),
+        "protocol_sha256": digest(protocol), "code_sha256": code,
         "machine": machine(),
     }  # fmt: skip
     write_json(path, row, indent=1)
@@ -50,18 +53,23 @@ def name_of(key: tuple[str, str, float, str]) -> str:
 
 
 def digest(protocol: Protocol) -> str:
-    """Of a task's protocol: changes with anything that changes a row; which seeds there are does not."""
+    """Of the sizes a task uses, whichever seeds there are; arms and code have a digest of their own."""
     content = {name: value for name, value in asdict(protocol).items() if name not in ("seeds", "masks")}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def code_digest(arm: Arm, task: Task) -> str:
-    """Of the configurations and the package that made a row."""
-    package = BUNDLES.parent / "msdino_monai"
+    """Of what makes a row."""
     before = ("cxr_embedding_export", "cxr_msdino_pretraining") if arm.backbone else ()
-    configs = [file for name in (*before, task.bundle) for file in sorted((BUNDLES / name / "configs").glob("*.json"))]
-    files = [*configs, *sorted(package.rglob("*.py"))]
-    total = hashlib.sha256()
+    return code_of([*before, task.bundle], asdict(arm), asdict(task))
+
+
+def code_of(bundles: Iterable[str], *described: Mapping[str, Any]) -> str:
+    """A digest of configurations, but for what they say of themselves, of the package, the study, and these words."""
+    folders = [BUNDLES / name / "configs" for name in bundles]
+    configs = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name != "metadata.json"]
+    files = [*configs, *sorted((BUNDLES.parent / "msdino_monai").rglob("*.py")), *(HERE / name for name in MAKES_ROWS)]
+    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for file in files:
         total.update(file.relative_to(BUNDLES.parent).as_posix().encode() + b"\0" + file.read_bytes())
     return total.hexdigest()
@@ -80,9 +88,13 @@ def scores(cases: Mapping[str, Cases]) -> dict[str, dict[str, float | None]]:
 def cost(
     protocol: Protocol, seed: Seed, arm: Arm, site: str, fraction: float, place: Path, learning: Cost
 ) -> dict[str, Any]:
-    """Of one hospital: bytes both ways, rounds, seconds of its processors; and the coordinator's."""
+    """Of one hospital: bytes both ways, rounds, seconds of its processors; and the coordinator's.
+
+    Seconds of what was `resumed` after a kill are too few.
+    """
     hospitals = len(protocol.hospitals)
     total: dict[str, Any] = {"tensor_bytes": 0, "wire_bytes": 0, "rounds": 0, "peak_mb": learning.peak_mb}
+    resumed = learning.resumed
     sharing = hospitals if arm.learning == "fedavg" else 1  # all sites of a federation ran in one command
     client, server = learning.cpu_seconds / sharing, 0.0
     if arm.learning == "pooled":
@@ -94,6 +106,7 @@ def cost(
     if arm.backbone:
         models, pretraining = seed.pretrain(arm, site)
         total["peak_mb"] = max(total["peak_mb"], pretraining.peak_mb)
+        resumed = resumed or pretraining.resumed
     if arm.backbone == "home":
         client += pretraining.cpu_seconds
     elif arm.backbone:
@@ -112,7 +125,7 @@ def cost(
         for kind in ("tensor_bytes", "wire_bytes"):
             total[kind] += sum(entry[kind] for entry in traffic) // hospitals
         total["rounds"] += protocol.rounds_of(fraction)
-    return {**total, "client_cpu_seconds": client, "server_cpu_seconds": server}
+    return {**total, "client_cpu_seconds": client, "server_cpu_seconds": server, "resumed": resumed}
 
 
 def size_of(folder: Path) -> int:

@@ -15,17 +15,23 @@ from rows import Row
 from said import Said, key_of
 
 WHERE = ("own", "unseen")
-AMONG_BASELINES = (
-    *((arm, "local") for arm in ("fedavg", "pooled", "home", "central")),
+BASELINES = ("local", "fedavg", "pooled", "home", "central")
+COMPARED = (
+    *((arm, "local") for arm in BASELINES[1:]),
     *(("central", other) for other in ("fedavg", "home")),
+    *((arm, other) for arm in ARMS if arm not in BASELINES for other in BASELINES),
+    *(("msdino_codes", "msdino"), ("msdino_open", "msdino"), ("msdino_codes", "msdino_open")),
 )
+# Class by class: who gains on which finding.
+BY_CLASS = (("home", "local"), ("central", "local"), *((arm, "local") for arm in ARMS if arm.startswith("msdino")))
 
 
 def summarise(rows: Sequence[Row], said: Said, protocol: Protocol) -> dict[str, Any]:
-    """Means with intervals for every arm, task and share; differences to the baselines, and of those to `local`."""
+    """Means with intervals for every arm, task and share; paired differences, and some of them class by class."""
     return {
         "scores": list(_scores(rows, protocol, said)),
         "differences": list(_differences(rows, protocol, said)),
+        "class_differences": list(_class_differences(rows, protocol, said)),
         "costs": list(_costs(rows)),
     }
 
@@ -56,22 +62,32 @@ def _scores(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dic
 
 
 def _differences(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
-    baselines = ("local", "fedavg", "pooled", "home", "central")
+    for about, pairs in _compared(rows, COMPARED, protocol, said):
+        primary = (about["arm"], about["other"]) in PRIMARY and (
+            (about["task"], about["fraction"], about["where"]) == ("findings", FEW, "own")
+        )
+        found = estimate(pairs, len(PRIMARY) if primary else 1)
+        yield {**about, "primary": primary, **asdict(found), "above": found.above}
+
+
+def _class_differences(rows: Sequence[Row], protocol: Protocol, said: Said) -> Iterator[dict[str, Any]]:
+    for about, pairs in _compared(rows, BY_CLASS, protocol, said):
+        for name in pairs[0].ours.classes:
+            found = estimate([Pair(pair.seed, pair.ours.only(name), pair.theirs.only(name)) for pair in pairs])
+            yield {**about, "class": name, **asdict(found), "above": found.above}
+
+
+def _compared(
+    rows: Sequence[Row], chosen: Sequence[tuple[str, str]], protocol: Protocol, said: Said
+) -> Iterator[tuple[dict[str, Any], list[Pair]]]:
+    """What is compared, and the models of both sides."""
     table = {(task, fraction, arm): part for task, fraction, arm, part in _groups(rows)}
-    for (task, fraction, arm), ours in table.items():
-        for other in baselines:
-            theirs = table.get((task, fraction, other))
-            if theirs is None or (arm in baselines and (arm, other) not in AMONG_BASELINES):
-                continue
+    for task, fraction, arm in table:
+        for other in (other for one, other in chosen if one == arm and (task, fraction, other) in table):
             for where in WHERE:
-                pairs = list(_pairs(ours, theirs, where, protocol, said))
-                primary = (arm, other) in PRIMARY and (task, fraction, where) == ("findings", FEW, "own")
-                if pairs:
-                    found = estimate(pairs, len(PRIMARY) if primary else 1)
-                    yield {
-                        "task": task, "fraction": fraction, "arm": arm, "other": other, "where": where,
-                        "primary": primary, **asdict(found), "above": found.above,
-                    }  # fmt: skip
+                both = table[task, fraction, arm], table[task, fraction, other]
+                if pairs := list(_pairs(*both, where, protocol, said)):
+                    yield {"task": task, "fraction": fraction, "arm": arm, "other": other, "where": where}, pairs
 
 
 def _pairs(ours: Sequence[Row], theirs: Sequence[Row], where: str, protocol: Protocol, said: Said) -> Iterator[Pair]:
@@ -91,8 +107,8 @@ def _pairs(ours: Sequence[Row], theirs: Sequence[Row], where: str, protocol: Pro
 
 def _costs(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
     for task, fraction, arm, part in _groups(rows):
-        names = part[0]["cost"]
-        means = {name: float(np.mean([row["cost"][name] for row in part])) for name in names}
+        whole = [row["cost"] for row in part if not row["cost"].get("resumed")] or [row["cost"] for row in part]
+        means = {name: float(np.mean([cost[name] for cost in whole])) for name in whole[0] if name != "resumed"}
         yield {"task": task, "fraction": fraction, "arm": arm, **means}
 
 

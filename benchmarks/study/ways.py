@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ class Seed:
     def cohort(self) -> Path:
         return self.given or self.folder / "cohort"
 
-    def make(self, place: Path, work: Callable[[Path], Cost]) -> Cost:
+    def make(self, place: Path, work: Callable[[Path], Cost], anew: Sequence[Path] = ()) -> Cost:
         """Do `work` once, whoever asks first; who asks meanwhile waits."""
         with self._all:
             lock = self._locks[place]
         with lock:
-            return once(place, work)
+            return once(place, work, anew)
 
     def prepare(self) -> None:
         """The hospitals, and datalists that join them."""
@@ -51,7 +50,6 @@ class Seed:
             training = {"training": self._datalist(site)["training"]}  # what is tested on is never exported
             _write(self.folder / "lists" / f"{site}.json", training)
             _link(self.folder / "hospitals" / site, self.cohort / site)
-        _write(self.folder / "lists" / "pooled.json", self._joined(sizes.hospitals, ("training", "validation")))
         return cost
 
     def _datalist(self, site: str) -> dict[str, Any]:
@@ -61,9 +59,18 @@ class Seed:
         """Of a hospital's training images, as files."""
         return sum((self.cohort / site / item["image"]).stat().st_size for item in self._datalist(site)["training"])
 
-    def _joined(self, sites: Iterable[str], sections: Iterable[str]) -> dict[str, Any]:
+    def pooled(self, fraction: float) -> dict[str, Any]:
+        """A datalist of what all hospitals label: of each, the same share that it would learn from alone."""
+        from msdino_monai.finetuning import few_labels  # and with it MONAI, which takes seconds
+
+        lists = {site: self._datalist(site) for site in self.protocol.hospitals}
+        for content in lists.values():
+            content["training"] = few_labels(content["training"], fraction, self.seed)
+        return self._joined(lists, ("training", "validation"))
+
+    @staticmethod
+    def _joined(lists: Mapping[str, dict[str, Any]], sections: Iterable[str]) -> dict[str, Any]:
         """One datalist of several hospitals: paths relative to the cohort, patients named after their hospital."""
-        lists = {site: self._datalist(site) for site in sites}
         names = next(iter(lists.values()))
         joined: dict[str, Any] = {key: names[key] for key in ("labels", "classes") if key in names}
         for section in sections:
@@ -87,15 +94,9 @@ class Seed:
             site_id=site, recipient=recipient, num_workers=sizes.workers,
             **{"img_size": sizes.img_size, "num_views": sizes.views, **arm.export},
         )  # fmt: skip
-        number = 100 * self.seed + sizes.hospitals.index(site)
-
-        def from_the_start(made: Path) -> Cost:
-            """An export that goes on after a kill draws other numbers than one that was never killed."""
-            for begun in (export, made / "state"):
-                shutil.rmtree(begun, ignore_errors=True)
-            return run(seeded(command, number), made / "log.txt")
-
-        return export, self.make(place, from_the_start)
+        command = seeded(command, 100 * self.seed + sizes.hospitals.index(site))
+        # One that went on after a kill would draw other numbers than one that was never killed.
+        return export, self.make(place, lambda made: run(command, made / "log.txt"), anew=(export, place))
 
     def _write_keys(self, place: Path) -> Cost:
         return run(ours("keygen", output_dir=place, kind="coordinator"), place / "log.txt")
@@ -105,32 +106,34 @@ class Seed:
         sizes, name = self.protocol, str(arm.backbone)
         given = {"seed": self.seed, **sizes.body, **sizes.pretraining, **arm.pretraining}
         configs = ["train", "demonstration"]
+        self.prepare()
         if arm.sees_images:
-            self.prepare()
             configs.append("central")
             given |= {"dataset_dir": self.folder / "hospitals", "img_size": sizes.img_size}
         if arm.backbone == "home":
             name = f"home_{site}"
-            given |= {"dataset_dir": self.folder / "alone" / str(site), **self._as_many_steps(str(site))}
+            given |= {"dataset_dir": self.folder / "alone" / str(site), **self._as_many_steps([str(site)])}
             _link(given["dataset_dir"] / str(site), self.cohort / str(site))
         elif not arm.sees_images:
             given["dataset_dir"] = self.folder / "joined" / name
             given |= {"allow_unsigned": "true", "identity": self.folder / "keys" / "coordinator_identity.txt"}
-            for hospital in sizes.hospitals[: arm.num_hospitals]:
+            hospitals = sizes.hospitals[: arm.num_hospitals]
+            given |= self._as_many_steps(hospitals) if arm.num_hospitals else {}
+            for hospital in hospitals:
                 _link(given["dataset_dir"] / hospital, self.export(arm, hospital)[0])
         place = self.folder / "bodies" / name
         command = bundle("cxr_msdino_pretraining", configs, output_dir=place, **given)
         return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
 
-    def _as_many_steps(self, site: str) -> dict[str, int]:
-        """What pretraining counts in epochs, for a hospital's images alone instead of everybody's."""
+    def _as_many_steps(self, sites: Sequence[str]) -> dict[str, int]:
+        """What pretraining counts in epochs, for the images of these hospitals instead of everybody's."""
         usual: dict[str, Any] = {}
         for config in ("train", "demonstration"):
             path = BUNDLES / "cxr_msdino_pretraining" / "configs" / f"{config}.json"
             usual |= json.loads(path.read_text(encoding="utf-8"))
         usual |= self.protocol.pretraining
         images = {hospital: len(self._datalist(hospital)["training"]) for hospital in self.protocol.hospitals}
-        longer = sum(images.values()) / images[site]
+        longer = sum(images.values()) / sum(images[site] for site in sites)
         return {name: round(longer * usual[name]) for name in COUNTED_IN_EPOCHS}
 
     def learn(self, arm: Arm, task: Task, place: Path, site: str | None, fraction: float) -> tuple[Path, Cost]:
@@ -140,8 +143,9 @@ class Seed:
         sizes = self.protocol.of(task)
         epochs, rounds = sizes.epochs[fraction], sizes.rounds_of(fraction)
         given = {
-            "img_size": sizes.img_size, "label_fraction": fraction, "seed": self.seed, "num_workers": 0,
-            "backbone": backbone, **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
+            "img_size": sizes.img_size, "label_fraction": 1.0 if arm.learning == "pooled" else fraction,
+            "seed": self.seed, "num_workers": 0, "backbone": backbone,
+            **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
         }  # fmt: skip
         if arm.learning == "fedavg":
             chosen = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
@@ -152,13 +156,19 @@ class Seed:
             model = place / "federation" / "global" / "model.pt"
         else:
             data = self.cohort if site is None else self.cohort / site
-            datalist = self.folder / "lists" / "pooled.json" if site is None else data / "datalist.json"
+            datalist = place / "datalist.json" if site is None else data / "datalist.json"
             command = bundle(
                 task.bundle, ["train"], dataset_dir=data, datalist=datalist, output_dir=place,
                 max_epochs=epochs, val_interval=epochs, **given,  # the last weights: validation chooses nothing
             )  # fmt: skip
             model = place / "models" / "model.pt"
-        return model, self.make(place, lambda made: run(command, made / "log.txt"))
+
+        def work(made: Path) -> Cost:
+            if arm.learning == "pooled":
+                _write(datalist, self.pooled(fraction))
+            return run(command, made / "log.txt")
+
+        return model, self.make(place, work)
 
     def test(self, task: Task, model: Path, place: Path, sites: Iterable[str]) -> Path:
         """The model on the test images of these hospitals; returns the table of cases."""
@@ -169,7 +179,7 @@ class Seed:
         )  # fmt: skip
 
         def on_their_images(made: Path) -> Cost:
-            _write(datalist, self._joined(sites, ("test",)))
+            _write(datalist, self._joined({site: self._datalist(site) for site in sites}, ("test",)))
             return run(command, made / "log.txt")
 
         self.make(place, on_their_images)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def findings(seed: int, skill: float, patients: int = 40) -> Any:
     generator = np.random.default_rng(seed)
     truth = (generator.random((2 * patients, 3)) < 0.3).astype(float)
     noise = np.random.default_rng(seed + 1000).normal(size=truth.shape)
-    names = np.repeat([f"p{number}" for number in range(patients)], 2)
+    names = np.repeat([f"seed {seed}, p{number}" for number in range(patients)], 2)
     return Cases(names, ("a", "b", "c"), noise + skill * truth, truth)
 
 
@@ -55,6 +56,25 @@ def test_more_comparisons_widen_the_interval() -> None:
     pairs = [Pair(seed, findings(seed, 1.0), findings(seed, 0.7)) for seed in range(5)]
     one, many = estimate(pairs, 1, 400), estimate(pairs, 10, 400)
     assert many.low < one.low < one.mean < one.high < many.high
+
+
+def test_seeds_with_the_same_patients_share_their_draws() -> None:
+    """Five times the same patients say no more of patients than once."""
+    from paired import Single, estimate
+
+    cases = findings(3, 1.0)
+    once, often = estimate([Single(0, cases)]), estimate([Single(seed, cases) for seed in range(5)])
+    others = [replace(cases, patients=np.char.add(cases.patients, f" of {seed}")) for seed in range(5)]
+    apart = estimate([Single(seed, other) for seed, other in enumerate(others)])
+    assert often.mean == pytest.approx(once.mean)
+    assert often.high - often.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert apart.high - apart.low < 0.7 * (once.high - once.low)
+
+
+def test_a_class_alone_is_a_column() -> None:
+    cases = findings(3, 1.0)
+    assert cases.only("b").scores().tolist() == [cases.scores()[1]]
+    assert cases.only("b").classes == ("b",)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -360,22 +380,53 @@ def test_who_interrupts_does_not_wait_for_what_has_not_begun(monkeypatch: pytest
 
 
 def test_ablation_shares_exports_and_counts_hospitals(tmp_path: Path) -> None:
-    from ablation import VARIANTS, arm_of, summarise
+    from ablation import arm_of
 
-    assert len({arm_of(name).backbone for name in VARIANTS}) == len(VARIANTS)
-    words = [sys.executable, str(STUDY / "ablation.py"), "--work_dir", "work", "--size", "small", "--seeds", "1"]
-    words += ["--variants", "as the study", "1 hospital", "--output_file", "ablation.json"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    rows = json.loads((tmp_path / "ablation.json").read_text())["results"]["rows"]
-    assert [row["variant"] for row in rows] == ["as the study", "1 hospital"]
+    def run(*variants: str) -> dict[str, Any]:
+        words = [sys.executable, str(STUDY / "ablation.py"), "--work_dir", "work", "--size", "small", "--seeds", "1"]
+        words += ["--variants", *variants, "--output_file", "ablation.json"]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return dict(json.loads((tmp_path / "ablation.json").read_text())["results"])
+
+    run("1 hospital, as many steps", "centring")
+    found = run("as the study")  # what lies there stays in the table
+    rows = {row["variant"]: row for row in found["rows"]}
+    assert list(rows) == ["as the study", "centring", "1 hospital, as many steps"]
     assert [path.name for path in (tmp_path / "work" / "seed_1" / "exports").iterdir()] == ["msdino"]
     joined = tmp_path / "work" / "seed_1" / "joined"
-    counts = [len(list((joined / str(arm_of(row["variant"]).backbone)).iterdir())) for row in rows]
-    assert counts == [2, 1]
-    first, second = summarise(rows)
-    assert first["linear_auc_gaps"] == [0]
-    assert second["linear_auc"] - first["linear_auc"] == pytest.approx(second["linear_auc_gaps"][0])
+    assert [len(list((joined / str(arm_of(name).backbone)).iterdir())) for name in rows] == [2, 2, 1]
+    log = (tmp_path / "work" / "seed_1" / "bodies" / "ablation_1_hospital_as_many_steps" / "log.txt").read_text()
+    assert "--max_epochs 2" in log  # twice as many for half of the images
+    for entry in found["table"]:  # the probes that lie there say again what the bundle has reported
+        for probe in ("linear", "knn"):
+            reported = [scores[probe] for scores in rows[entry["variant"]]["scores"].values()]
+            assert entry[probe]["mean"] == pytest.approx(np.mean(reported))
+    first, second, _ = found["table"]
+    assert "linear_difference" not in first
+    assert second["linear"]["mean"] - first["linear"]["mean"] == pytest.approx(second["linear_difference"]["mean"])
+
+
+def test_every_variant_changes_settings_that_there_are() -> None:
+    from ablation import VARIANTS, arm_of, slug
+
+    bundles = STUDY.parents[1] / "bundles"
+    known = {
+        "export": [bundles / "cxr_embedding_export" / "configs" / "inference.json"],
+        "pretraining": [
+            bundles / "cxr_msdino_pretraining" / "configs" / f"{name}.json" for name in ("train", "demonstration")
+        ],
+    }
+    assert len({slug(name) for name in VARIANTS}) == len(VARIANTS)
+    for name in VARIANTS:
+        arm = arm_of(name)
+        for part, files in known.items():
+            config = {key: value for file in files for key, value in json.loads(file.read_text()).items()}
+            for setting, value in getattr(arm, part).items():
+                place = config
+                for step in setting.split("#"):
+                    place = place[int(step) if step.isdecimal() else step]
+                assert place != value or setting == "stop_on_collapse", f"{name} changes nothing"
 
 
 def test_federations_are_held_against_learning_alone(tmp_path: Path) -> None:
@@ -388,7 +439,8 @@ def test_federations_are_held_against_learning_alone(tmp_path: Path) -> None:
     assert [(entry["strategy"], entry["sites"]) for entry in found["table"]] == [("alone", 1), ("fedavg", 2)]
     federated = found["table"][1]
     assert len(federated["gains"]) == 2
-    assert 0 < federated["tensor_bytes"] < federated["wire_bytes"]
+    assert 0 < federated["tensor_bytes_up"] < federated["wire_bytes_up"]
+    assert federated["tensor_bytes_down"] > 0
     for changed in ("--learning_rate", "--rounds", "--patients"):
         again = subprocess.run([*words, changed, "7"], cwd=tmp_path, capture_output=True, text=True)
         assert again.returncode == 1, changed
@@ -416,7 +468,13 @@ def test_gain_is_that_of_the_same_hospital_seed_and_parts() -> None:
     from federation import summarise
 
     def row(strategy: str, sites: tuple[str, ...], dice: dict[str, float], seed: int = 1) -> dict[str, Any]:
-        cost = {"cpu_seconds": 1.0, "peak_mb": 1.0, "bytes": {"to_server": {"tensor": 1, "wire": 2}}}
+        sent = {"tensor": 1, "wire": 2}
+        cost = {
+            "site_cpu_seconds": 1.0,
+            "peak_mb": 1.0,
+            "resumed": False,
+            "bytes": {"to_server": sent, "to_site": sent},
+        }
         found = {site: {"kidney": value, "tumour": None} for site, value in dice.items()}
         return {
             **{"mode": "flap", "transport": "fp32", "strategy": strategy, "sites": sites, "seed": seed},
@@ -433,13 +491,48 @@ def test_gain_is_that_of_the_same_hospital_seed_and_parts() -> None:
 
 
 def test_every_choice_of_a_federation_is_crossed() -> None:
-    import argparse
-
     from federation import MODES, TRANSPORTS, ways
 
-    chosen = argparse.Namespace(modes=MODES, transports=TRANSPORTS, numbers_of_sites=[3, 2])
-    names = [way.name for way in ways(chosen)]
+    names = [way.name for way in ways(MODES, TRANSPORTS, [3, 2])]
     assert len({*names}) == len(names) == 3 * 6 + 2 * 3 * (3 + 6)
+
+
+def test_rows_of_federations_made_before_stay_in_the_table(tmp_path: Path) -> None:
+    import argparse
+
+    from federation import LENGTHS, OF_THE_BUNDLE, rows_there, settings_of
+
+    arguments = argparse.Namespace(work_dir=tmp_path, seeds=[1], hospitals=3)
+    vars(arguments).update(dict.fromkeys((*LENGTHS, *OF_THE_BUNDLE), 1))
+    names = ("flap_alone_none_site_c", "flap_flap_int8_site_a_site_b_site_c", "lora_fedavg_bf16_site_a_site_b")
+    for name in (*names, "of_another_study"):
+        (tmp_path / "seed_1" / "rows" / name).mkdir(parents=True)
+        row = {"name": name, "settings": settings_of(arguments)}
+        (tmp_path / "seed_1" / "rows" / name / "row.json").write_text(json.dumps(row))
+    assert [row["name"] for row in rows_there(arguments)] == list(names)
+    arguments.rounds = 2
+    with pytest.raises(SystemExit, match="other settings"):
+        rows_there(arguments)
+
+
+def test_cost_of_what_went_on_after_a_kill_is_not_averaged(tmp_path: Path) -> None:
+    from commands import Cost, once
+    from table import _costs
+
+    def work(_: Path) -> Cost:
+        return Cost(cpu_seconds=1.0)
+
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "anew").mkdir()
+    assert not once(tmp_path / "fresh", work).resumed
+    assert once(tmp_path / "killed", work).resumed
+    assert not once(tmp_path / "anew", work, anew=[tmp_path / "anew"]).resumed
+    about = {"task": "findings", "fraction": 0.1, "arm": "local"}
+    rows = [
+        {**about, "cost": {"client_cpu_seconds": 100.0}},
+        {**about, "cost": {"client_cpu_seconds": 3.0, "resumed": True}},
+    ]
+    assert next(_costs(rows))["client_cpu_seconds"] == 100
 
 
 def test_an_export_moves_less_up_to_the_images_that_are_said(tmp_path: Path) -> None:
@@ -526,20 +619,40 @@ def test_joined_datalists_keep_hospitals_apart(tmp_path: Path) -> None:
 
     for site in ("site_a", "site_b", "site_c"):
         (tmp_path / "given" / site).mkdir(parents=True)
-        items = [{"image": "1.png", "label": [0], "patient": "7", "lungs": "m.png"}]
+        items = [{"image": f"{patient}.png", "label": [0], "patient": patient, "lungs": "m.png"} for patient in "789"]
         content = {"classes": ["a"], "training": items, "validation": items, "test": items}
         (tmp_path / "given" / site / "datalist.json").write_text(json.dumps(content))
     seed = Seed(SIZES["small"], tmp_path / "seed_1", 1, tmp_path / "given")
-    seed.prepare()
-    pooled = json.loads((tmp_path / "seed_1" / "lists" / "pooled.json").read_text())
-    assert [item["patient"] for item in pooled["training"]] == ["site_a/7", "site_b/7"]
-    assert pooled["training"][1] == {
-        "image": "site_b/1.png",
+    pooled = seed.pooled(1.0)
+    assert [item["patient"] for item in pooled["training"]] == [
+        f"site_{site}/{number}" for site in "ab" for number in "789"
+    ]
+    assert pooled["training"][3] == {
+        "image": "site_b/7.png",
         "label": [0],
         "patient": "site_b/7",
         "lungs": "site_b/m.png",
     }
+    assert pooled["classes"] == ["a"]
     assert "test" not in pooled  # nobody learns from what is tested on
+
+
+def test_who_pools_has_the_labels_that_hospitals_learn_from_alone(tmp_path: Path) -> None:
+    from protocol import SIZES
+    from ways import Seed
+
+    from msdino_monai.finetuning import few_labels
+
+    alone = []
+    for site in ("site_a", "site_b", "site_c"):
+        (tmp_path / "given" / site).mkdir(parents=True)
+        items = [{"image": f"{number}.png", "label": [number % 3 == 0], "patient": f"{number}"} for number in range(40)]
+        content = {"classes": ["a"], "training": items, "validation": items, "test": items}
+        (tmp_path / "given" / site / "datalist.json").write_text(json.dumps(content))
+        alone += [f"{site}/{item['image']}" for item in few_labels(items, 0.1, 7)]
+    pooled = Seed(SIZES["small"], tmp_path / "seed_7", 7, tmp_path / "given").pooled(0.1)
+    assert [item["image"] for item in pooled["training"]] == alone[:8]
+    assert len(pooled["validation"]) == 80
 
 
 @pytest.mark.parametrize(

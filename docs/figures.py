@@ -382,6 +382,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study": study.study_block,
     "study_findings": lambda: study.classes_block("findings"),
     "study_differences": study.differences_block,
+    "study_finding_differences": lambda: study.class_differences_block("findings"),
     "study_words": study.words_block,
     "verdict": study.verdict_block,
     "frontier": frontier_block,

@@ -98,8 +98,8 @@ def make_row(protocol: Protocol, seed: Seed, name: str) -> Row:
     row = {
         "variant": name, "seed": seed.seed, "changed": VARIANTS[name], "scores": scores,
         "collapsed_epochs": (models.parent / "log.txt").read_text(encoding="utf-8").count("collapse after epoch"),
-        "server_cpu_seconds": cost.cpu_seconds, "protocol_sha256": digest(protocol), "code_sha256": code,
-        "machine": machine(),
+        "server_cpu_seconds": cost.cpu_seconds, "resumed": cost.resumed,
+        "protocol_sha256": digest(protocol), "code_sha256": code, "machine": machine(),
     }  # fmt: skip
     write_json(path, row, indent=1)
     return row
@@ -206,15 +206,17 @@ def show(table: Sequence[Row]) -> None:
         ]
         for entry in table
     ]
-    header = [cell for probe in PROBES for cell in (probe, "difference", "low", "high")]
+    header = [cell for probe in PROBES for cell in (probe, "difference", "low", "high", "above 0")]
     report(
         "Probes, mean AUC, SYNTHETIC; differences to the first, 95 %", ("variant", "seeds", "collapsed", *header), lines
     )
 
 
 def _cells(entry: Row, probe: str) -> list[object]:
-    found = entry.get(f"{probe}_difference")
-    return [entry[probe]["mean"], *((found["mean"], found["low"], found["high"]) if found else ("-", "-", "-"))]
+    if (found := entry.get(f"{probe}_difference")) is None:
+        return [entry[probe]["mean"], *"----"]
+    above = f"{found['above']}/{len(found['values'])}"
+    return [entry[probe]["mean"], found["mean"], found["low"], found["high"], above]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from measuring import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLES = ROOT / "bundles"
+MAKES_ROWS = [Path(__file__).with_name(name) for name in ("commands.py", "seeded.py", "ways.py")]
 Command = list[str]
 Row = TypeVar("Row")
 FINE = (0, 3)  # finished; finished, and some files were set aside
@@ -26,12 +28,16 @@ FINE = (0, 3)  # finished; finished, and some files were set aside
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a command with all the processes it started; `resumed`: it went on with what an earlier one had begun."""
+    """Of a command with all the processes it started.
+
+    resumed: it went on with what an earlier one had begun. code: a digest of what it ran, where somebody asks later.
+    """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     peak_mb: float = 0.0
     resumed: bool = False
+    code: str | None = None
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
@@ -56,6 +62,17 @@ def once(place: Path, work: Callable[[Path], Cost], anew: Sequence[Path] = ()) -
         cost = work(place)
         write_json(done, asdict(replace(cost, resumed=cost.resumed or begun)))
     return Cost(**json.loads(done.read_text(encoding="utf-8")))
+
+
+def code_of(bundles: Iterable[str], *described: Mapping[str, Any]) -> str:
+    """A digest of configurations, but for what they say of themselves, of the package, the study, and these words."""
+    folders = [BUNDLES / name / "configs" for name in bundles]
+    configs = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name != "metadata.json"]
+    files = [*configs, *sorted((BUNDLES.parent / "msdino_monai").rglob("*.py")), *MAKES_ROWS]
+    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for file in files:
+        total.update(file.relative_to(BUNDLES.parent).as_posix().encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
 
 
 def work_through(jobs: Mapping[str, Callable[[], Row]], workers: int) -> list[Row]:

@@ -24,10 +24,9 @@ from typing import Any
 sys.path.insert(1, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from commands import Command, Cost, bundle, once, ours, run, work_through
+from commands import Command, Cost, bundle, code_of, once, ours, run, work_through
 from federated import BUNDLE, CLASSES, MODES, add_sizes, read, write_sites
 from measuring import machine, parser_of, report, save, write_json
-from rows import code_of
 
 TRANSPORTS = ("fp32", "bf16", "int8")
 WITH_PAIRS = ("flap", "lora", "lora_decoder")  # of LoRA; only they can be averaged as products
@@ -192,7 +191,7 @@ def summarise(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 site: float(np.mean([mean_dice(row, site) for row, where in own if where == site]))
                 for site in sorted({site for _, site in own})
             },
-            "site_cpu_seconds": float(np.mean([row["site_cpu_seconds"] for row in mine if not row["resumed"]] or [0])),
+            "site_cpu_seconds": _mean([row["site_cpu_seconds"] for row in mine if not row["resumed"]]),
             "peak_mb": max(row["peak_mb"] for row in mine),
         }  # fmt: skip
         if strategy != "alone":
@@ -221,7 +220,7 @@ def show(table: Sequence[dict[str, Any]]) -> None:
                 else ("-", "-")
             ),
             *(entry.get(f"wire_bytes_{name}", 0) / 1e6 for name in ("up", "down")),
-            entry["site_cpu_seconds"],
+            "-" if entry["site_cpu_seconds"] is None else entry["site_cpu_seconds"],
         ]
         for entry in table
     ]  # fmt: skip

@@ -9,6 +9,9 @@ from typing import Any
 BODY = {"hidden_size": 128, "mlp_dim": 512, "num_layers": 4, "num_heads": 4}
 
 
+WARMUP_SHARE = "warmup_share"  # among settings of a fine-tuning: of its epochs, whatever their number
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to come to a model.
@@ -126,7 +129,9 @@ class Protocol:
 SIZES = {
     # An image with its mask costs eight times as much: as many steps as for findings, of 8 images, a narrow decoder.
     "study": Protocol(
-        masks={"epochs": {0.01: 200, 0.1: 25, 1.0: 3}, "rounds": 5, "finetuning": {"feature_size": 8}}
+        masks={
+            "epochs": {0.01: 200, 0.1: 25, 1.0: 3}, "rounds": 5, "finetuning": {"feature_size": 8, WARMUP_SHARE: 0.1},
+        }
     ),
     # Shows that every row can be made, and nothing else.
     "small": Protocol(

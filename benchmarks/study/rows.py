@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cases import Cases, mean_of, read_cases
-from commands import BUNDLES, Cost
+from commands import Cost, code_of
 from measuring import machine, write_json
 from protocol import ARMS, TASKS, Arm, Protocol, Task
 from ways import Seed
 
 Row = dict[str, Any]
-HERE = Path(__file__).resolve().parent
-MAKES_ROWS = ("commands.py", "seeded.py", "ways.py")
 
 
 def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, float, str]) -> Row:
@@ -41,6 +39,7 @@ def make_row(protocol: Protocol, work: Path, seed: Seed, key: tuple[str, str, fl
         "cost": cost(protocol, seed, arm, site, fraction, place, learning),
         "cases": str(cases.relative_to(work)),
         "protocol_sha256": digest(protocol), "code_sha256": code,
+        "body_code_sha256": seed.pretrain(arm, site)[1].code if arm.backbone else None,
         "machine": machine(),
     }  # fmt: skip
     write_json(path, row, indent=1)
@@ -62,17 +61,6 @@ def code_digest(arm: Arm, task: Task) -> str:
     """Of what makes a row."""
     before = ("cxr_embedding_export", "cxr_msdino_pretraining") if arm.backbone else ()
     return code_of([*before, task.bundle], asdict(arm), asdict(task))
-
-
-def code_of(bundles: Iterable[str], *described: Mapping[str, Any]) -> str:
-    """A digest of configurations, but for what they say of themselves, of the package, the study, and these words."""
-    folders = [BUNDLES / name / "configs" for name in bundles]
-    configs = [file for folder in folders for file in sorted(folder.glob("*.json")) if file.name != "metadata.json"]
-    files = [*configs, *sorted((BUNDLES.parent / "msdino_monai").rglob("*.py")), *(HERE / name for name in MAKES_ROWS)]
-    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-    for file in files:
-        total.update(file.relative_to(BUNDLES.parent).as_posix().encode() + b"\0" + file.read_bytes())
-    return total.hexdigest()
 
 
 def scores(cases: Mapping[str, Cases]) -> dict[str, dict[str, float | None]]:

@@ -6,11 +6,14 @@ import json
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from commands import BUNDLES, Cost, bundle, once, ours, run, seeded
-from protocol import ARMS, TASKS, Arm, Protocol, Task
+from commands import BUNDLES, Cost, bundle, code_of, once, ours, run, seeded
+from protocol import ARMS, TASKS, WARMUP_SHARE, Arm, Protocol, Task
+
+_LOCK, _LOCKS = threading.Lock(), defaultdict[Path, threading.Lock](threading.Lock)
 
 
 class Seed:
@@ -21,8 +24,6 @@ class Seed:
 
     def __init__(self, protocol: Protocol, folder: Path, seed: int, given: Path | None = None) -> None:
         self.protocol, self.folder, self.seed, self.given = protocol, folder, seed, given
-        self._locks: dict[Path, threading.Lock] = defaultdict(threading.Lock)
-        self._all = threading.Lock()
 
     @property
     def cohort(self) -> Path:
@@ -30,8 +31,8 @@ class Seed:
 
     def make(self, place: Path, work: Callable[[Path], Cost], anew: Sequence[Path] = ()) -> Cost:
         """Do `work` once, whoever asks first; who asks meanwhile waits."""
-        with self._all:
-            lock = self._locks[place]
+        with _LOCK:
+            lock = _LOCKS[place]
         with lock:
             return once(place, work, anew)
 
@@ -123,7 +124,13 @@ class Seed:
                 _link(given["dataset_dir"] / hospital, self.export(arm, hospital)[0])
         place = self.folder / "bodies" / name
         command = bundle("cxr_msdino_pretraining", configs, output_dir=place, **given)
-        return place / "models", self.make(place, lambda made: run(command, made / "log.txt"))
+        bundles = ("cxr_embedding_export", "cxr_msdino_pretraining")
+
+        def work(made: Path) -> Cost:
+            code = code_of(bundles, asdict(arm))
+            return replace(run(command, made / "log.txt"), code=code)
+
+        return place / "models", self.make(place, work)
 
     def _as_many_steps(self, sites: Sequence[str]) -> dict[str, int]:
         """What pretraining counts in epochs, for the images of these hospitals instead of everybody's."""
@@ -147,6 +154,8 @@ class Seed:
             "seed": self.seed, "num_workers": 0, "backbone": backbone,
             **({} if backbone else sizes.body), **task.settings, **sizes.finetuning,
         }  # fmt: skip
+        if WARMUP_SHARE in given:
+            given["warmup_epochs"] = given.pop(WARMUP_SHARE) * epochs
         if arm.learning == "fedavg":
             chosen = ",".join(f"{name}={value}" for name, value in given.items() if value is not None)
             command = ours(

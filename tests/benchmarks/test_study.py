@@ -407,6 +407,23 @@ def test_ablation_shares_exports_and_counts_hospitals(tmp_path: Path) -> None:
     assert second["linear"]["mean"] - first["linear"]["mean"] == pytest.approx(second["linear_difference"]["mean"])
 
 
+def test_longer_learning_is_held_against_learning_alone_as_long(tmp_path: Path) -> None:
+    words = [sys.executable, str(STUDY / "longer.py"), "--work_dir", "work", "--size", "small", "--seeds", "1"]
+    words += ["--arms", "msdino", "--epochs", "1", "2", "--output_file", "longer.json"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second, third, fourth = json.loads((tmp_path / "longer.json").read_text())["results"]["table"]
+    assert [(entry["arm"], entry["epochs"]) for entry in (first, second, third, fourth)] == [
+        *(("local", 1), ("local", 2), ("msdino", 1), ("msdino", 2))
+    ]
+    assert "longest" not in first
+    gap = third["own"]["mean"] - second["own"]["mean"]
+    assert third["longest"]["mean"] == pytest.approx(gap)
+    assert third["as_long"]["mean"] == pytest.approx(third["own"]["mean"] - first["own"]["mean"])
+    log = (tmp_path / "work" / "seed_1" / "longer" / "msdino_2_site_a" / "log.txt").read_text()
+    assert "--warmup_epochs 0.2" in log
+
+
 def test_every_variant_changes_settings_that_there_are() -> None:
     from ablation import VARIANTS, arm_of, slug
 
@@ -635,6 +652,28 @@ def test_joined_datalists_keep_hospitals_apart(tmp_path: Path) -> None:
     }
     assert pooled["classes"] == ["a"]
     assert "test" not in pooled  # nobody learns from what is tested on
+
+
+def test_masks_warm_up_for_a_tenth_of_their_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ways
+    from commands import Cost
+    from protocol import ARMS, SIZES, TASKS
+
+    commands: list[list[str]] = []
+
+    def run(command: list[str], _: Path) -> Cost:
+        commands.append(command)
+        return Cost()
+
+    monkeypatch.setattr(ways, "run", run)
+    monkeypatch.setattr(ways.Seed, "prepare", lambda _: None)
+    seed = ways.Seed(SIZES["study"], tmp_path / "seed_1", 1)
+    for task, fraction, expected in (("lungs", 1.0, 0.3), ("lesions", 0.1, 2.5), ("findings", 1.0, None)):
+        seed.learn(ARMS["local"], TASKS[task], tmp_path / f"{task} {fraction}", "site_a", fraction)
+        words = commands[-1]
+        given = float(words[words.index("--warmup_epochs") + 1]) if "--warmup_epochs" in words else None
+        assert given == (expected and pytest.approx(expected))
+        assert "--warmup_share" not in words
 
 
 def test_who_pools_has_the_labels_that_hospitals_learn_from_alone(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ value: $(VENV)/.installed
 study: $(VENV)/.installed
 	$(BIN)/python benchmarks/study --work_dir study/arms --output_file docs/benchmarks/study.json
 	$(BIN)/python benchmarks/study/ablation.py --work_dir study/ablation --output_file docs/benchmarks/ablation.json
+	$(BIN)/python benchmarks/study/longer.py --work_dir study/ablation --output_file docs/benchmarks/longer.json
 	$(BIN)/python benchmarks/study/federation.py --work_dir study/federation --output_file docs/benchmarks/federation_grid.json
 	$(BIN)/python benchmarks/study/break_even.py --output_file docs/benchmarks/break_even.json
 	$(BIN)/python docs/figures.py

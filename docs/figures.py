@@ -384,6 +384,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "study_differences": study.differences_block,
     "study_finding_differences": lambda: study.class_differences_block("findings"),
     "study_words": study.words_block,
+    "longer": study.longer_block,
     "verdict": study.verdict_block,
     "frontier": frontier_block,
     "strong": lambda: frontier_block("privacy_frontier_strong"),

@@ -222,7 +222,8 @@ def words_block() -> str:
             f"{_said(every['msdino_fedavg', 'fedavg'])}. Minus learning alone, finding by finding: "
             f"{_findings_shown(1.0)}. All arms learn in as many steps as with few labels, here 10 epochs, half of them "
             "warm-up; a part of the gain may be a faster "
-            "start, for on one tuning seed less of it is left after 30 epochs ([trial](pretraining-notes.md#does-learning-longer-make-up-for-it)).",
+            "start, for on one tuning seed less of it is left after 30 epochs "
+            "([trial](pretraining-notes.md#does-learning-longer-make-up-for-it)).",
         ),
         _if(
             all(fewest[arm, "local"]["low"] <= 0 for arm in PRETRAINED)
